@@ -1,0 +1,218 @@
+"""Guards: static ones on shapes and dtypes that always run, and value checks that are asked for.
+
+Shapes are known while JAX traces, so those guards cost nothing at run time and work under `jit`;
+they raise chex's `AssertionError`. Values are not known then: a label out of range makes its own
+example NaN, and `checked` turns that, and two other silent mistakes, into an error where one is
+looking for it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.experimental import checkify
+from jax.typing import ArrayLike
+
+from jsoftmax.numerics import promote
+
+__all__ = ["checked", "looks_like_probabilities"]
+
+# Part of the key of every jit cache, so that a function compiled without the value checks is traced
+# again inside `checked`, and the other way round.
+_value_checks = jax.make_user_context(False)
+
+
+def as_logits(logits: ArrayLike, name: str = "logits") -> Array:
+    """Return `logits` as a real array; integers become the default float."""
+    logits = jnp.asarray(logits)
+    if jnp.issubdtype(logits.dtype, jnp.integer):
+        return logits.astype(float)
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise TypeError(f"`{name}`: expected real numbers, got dtype {logits.dtype}.")
+    return logits
+
+
+def as_labels(labels: ArrayLike) -> Array:
+    """Return integer labels in a signed dtype that holds any class, or a distribution as it is."""
+    labels = jnp.asarray(labels)
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        return labels
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(
+            f"`labels`: expected integers (one class per example) or floats (a distribution over "
+            f"the classes), got dtype {labels.dtype}. Use labels.astype(int) for class numbers."
+        )
+    return labels.astype(jnp.int64 if labels.dtype.itemsize > 4 else jnp.int32)
+
+
+def is_distribution(labels: Array) -> bool:
+    """Say whether labels are distributions over the classes rather than class numbers."""
+    return jnp.issubdtype(labels.dtype, jnp.floating)
+
+
+def shape(name: str, x: Array, expected: tuple[int, ...], meaning: str) -> None:
+    """Raise chex's error unless `x` has the expected shape, naming the argument and its meaning."""
+    chex.assert_shape(x, expected, custom_message=_message(name, x.shape, expected, meaning))
+
+
+def broadcasts(name: str, x: Array, expected: tuple[int, ...], meaning: str) -> None:
+    """Raise unless `x` broadcasts to the expected shape without enlarging it."""
+    chex.assert_is_broadcastable(
+        x.shape, expected, custom_message=_message(name, x.shape, expected, meaning)
+    )
+
+
+def _message(name, got, expected, meaning):
+    return f"`{name}`: {meaning}: expected shape {expected}, got {got}"
+
+
+def has_class_axis(name: str, logits: Array, axis: int) -> int:
+    """Return the class axis counted from the front, or say that `logits` has no such axis."""
+    if not -logits.ndim <= axis < logits.ndim:
+        raise AssertionError(
+            f"`{name}`: expected classes along axis {axis}, got shape {logits.shape} "
+            f"with {logits.ndim} axes."
+        )
+    return axis % logits.ndim
+
+
+def labels_match(logits: Array, labels: Array, name: str = "labels") -> None:
+    """Check labels against logits whose last axis is the classes; neither is ever broadcast."""
+    if not logits.shape[-1]:
+        raise AssertionError(f"`logits`: expected at least one class, got shape {logits.shape}.")
+    if is_distribution(labels):
+        shape(name, labels, logits.shape, "a probability for every class of every example")
+    else:
+        shape(name, labels, logits.shape[:-1], "an integer class for every example")
+
+
+def class_mask(where: ArrayLike, target_shape: tuple[int, ...]) -> Array:
+    """Return the class mask `where` as booleans, checked to broadcast against the logits."""
+    where = jnp.asarray(where)
+    if where.dtype != jnp.bool_:
+        raise TypeError(
+            f"`where`: expected booleans, True for a class to keep, got dtype {where.dtype}."
+        )
+    broadcasts("where", where, target_shape, "a class mask that broadcasts against the logits")
+    return where
+
+
+def switch_off(logits: Array, where: ArrayLike | None) -> Array:
+    """Return `logits` at -inf where the class mask `where`, if there is one, is False."""
+    return logits if where is None else jnp.where(class_mask(where, logits.shape), logits, -jnp.inf)
+
+
+def at_least(name: str, value: ArrayLike, bound: float, *, strict: bool = False) -> None:
+    """Raise `ValueError` if a hyper-parameter is known while tracing and lies below `bound`."""
+    if not is_concrete(value):
+        return
+    known = np.asarray(value)
+    if not np.all(known > bound if strict else known >= bound):
+        raise ValueError(f"`{name}`: expected {'>' if strict else '>='} {bound:g}, got {value}.")
+
+
+def within(name: str, value: ArrayLike, low: float, high: float) -> None:
+    """Raise `ValueError` if a hyper-parameter known while tracing lies outside [low, high]."""
+    if not is_concrete(value):
+        return
+    known = np.asarray(value)
+    if not np.all((low <= known) & (known <= high)):
+        raise ValueError(f"`{name}`: expected between {low:g} and {high:g}, got {value}.")
+
+
+def is_concrete(value: Any) -> bool:
+    """Say whether a value is known now, rather than a tracer of a JAX transformation."""
+    return not isinstance(value, jax.core.Tracer)
+
+
+def looks_like_probabilities(logits: ArrayLike) -> Array:
+    """Say whether every row of `logits` is non-negative and sums to one: softmax applied already.
+
+    Feeding probabilities to a cross-entropy, which applies softmax itself, trains slowly and
+    without an error: the loss can not fall below `log(1 + (C - 1) / e)` for C classes.
+
+    Args:
+      logits: `[..., classes]`, any real dtype. Sums within 1% of one count.
+
+    Returns:
+      A boolean scalar; False for an empty array.
+
+    Example:
+      >>> logits = jnp.array([[2.0, -1.0, 0.5], [0.1, 0.2, 3.0]])
+      >>> bool(js.checks.looks_like_probabilities(logits))
+      False
+      >>> bool(js.checks.looks_like_probabilities(js.softmax(logits)))
+      True
+    """
+    logits = as_logits(logits)
+    if not logits.size:
+        return jnp.asarray(False)
+    total = jnp.sum(promote(logits), -1)
+    # Probabilities rounded to bfloat16 sum to 1 within 2^-8.
+    return jnp.all(logits >= 0) & jnp.all(jnp.abs(total - 1) <= 1e-2)
+
+
+def checked(function: Callable) -> Callable:
+    """Return `function` with value checks: it raises instead of giving NaN or a quiet mistake.
+
+    Raised are: a NaN made anywhere inside; a label outside [0, classes) that is not the
+    `ignore_index`; logits that are already probabilities (`looks_like_probabilities`). All of the
+    library's losses inside `function` take part, also under `jit`, `grad`, `vmap` and `scan`, which
+    are traced anew for it.
+
+    Args:
+      function: any function that calls the library: a loss, or a whole training step. Wrap it as
+        `checked(jax.jit(step))`; `checked` itself can not be jitted, because it must raise.
+
+    Returns:
+      A function of the same arguments. Its checks cost time and wait for the device: for debugging.
+
+    Source: built on `jax.experimental.checkify`.
+
+    Example:
+      >>> loss = js.checks.checked(js.cross_entropy)
+      >>> logits = jnp.array([[2.0, -1.0, 0.5]])
+      >>> loss(logits, jnp.array([0]))
+      Array([0.2413], dtype=float32)
+      >>> loss(js.softmax(logits), jnp.array([0]))  # doctest: +IGNORE_EXCEPTION_DETAIL
+      Traceback (most recent call last):
+        ...
+      JaxRuntimeError: `logits` look like probabilities: every row is non-negative and sums to 1.
+    """
+    function_checked = checkify.checkify(
+        function, errors=checkify.user_checks | checkify.nan_checks
+    )
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        with _value_checks(True):
+            error, result = function_checked(*args, **kwargs)
+        error.throw()
+        return result
+
+    return wrapper
+
+
+def values(logits: Array, labels: Array) -> None:
+    """Inside `checked`: raise on labels that name no class and on logits that are probabilities."""
+    if not _value_checks.value:
+        return
+    if not is_distribution(labels):
+        lowest, highest = jnp.min(labels, initial=0), jnp.max(labels, initial=0)
+        checkify.check(
+            (lowest >= 0) & (highest < logits.shape[-1]),
+            f"`labels`: expected integers in [0, {logits.shape[-1]}), "
+            "got {lowest} to {highest}.",
+            lowest=lowest,
+            highest=highest,
+        )
+    checkify.check(
+        ~looks_like_probabilities(logits),
+        "`logits` look like probabilities: every row is non-negative and sums to 1. "
+        "The loss applies softmax itself; pass the values from before the softmax.",
+    )

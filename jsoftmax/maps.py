@@ -1,0 +1,457 @@
+"""Logits to probabilities: the softmax family.
+
+Every map is written on `d = (z - max z) / T`, the logits relative to their largest. `d` is at most
+0, so nothing overflows, and a common offset of any size drops out before anything is rounded. A
+class that is switched off, by `where` or by a logit of -inf, has `d = -inf`.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jsoftmax import checks
+from jsoftmax.numerics import exp_nonpositive, finite, is_known, like, promote, sigmoid, softplus
+
+__all__ = [
+    "gaussian_softmax",
+    "gumbel_softmax",
+    "hardmax",
+    "log_gaussian_softmax",
+    "log_softmax",
+    "logsumexp",
+    "range_limited_softmax",
+    "softmax",
+    "straight_through",
+]
+
+Axis = int | tuple[int, ...]
+
+
+def softmax(
+    logits: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    sink: ArrayLike | None = None,
+) -> Array:
+    r"""Probabilities proportional to the exponentials of the logits.
+
+    $$p_i = \frac{e^{z_i / T}}{e^{b / T} + \sum_j e^{z_j / T}}$$
+
+    where the sink's term $e^{b/T}$ is left out unless `sink` is given.
+
+    Args:
+      logits: `[..., classes]`. 16-bit floats are computed in float32; integers become floats.
+      axis: the class axis, or several that share one distribution.
+      where: booleans that broadcast against `logits`; False switches a class off.
+      temperature: T > 0, a scalar, or an array that broadcasts against `logits` with the class axis
+        of size 1; may be traced.
+      sink: b, an extra class that takes probability and is not returned; it broadcasts against
+        `logits` with the class axis of size 1. `sink=0.` gives "softmax plus one".
+
+    Returns:
+      Probabilities in the shape and dtype of `logits`, 0 for a class that is off or at -inf. They
+      sum to 1, to less with a sink, and to 0 where no class is on. A logit of +inf or NaN gives
+      NaN.
+
+    Source: Bridle, "Probabilistic interpretation of feedforward classification network outputs",
+    1990. Sinks: Xiao et al., "Efficient streaming language models with attention sinks", 2023,
+    arXiv:2309.17453; learned ones: OpenAI, "gpt-oss model card", 2025, arXiv:2508.10925.
+
+    Example:
+      >>> js.softmax(jnp.array([1.0, 2.0, 3.0]))
+      Array([0.09  , 0.2447, 0.6652], dtype=float32)
+      >>> js.softmax(jnp.array([1.0, 2.0, 3.0]), where=jnp.array([True, True, False]))
+      Array([0.2689, 0.7311, 0.    ], dtype=float32)
+    """
+    logits = checks.as_logits(logits)
+    d, top = centred(logits, axis, where, temperature)
+    p = _softmax(d, axis)
+    if sink is not None:
+        p = p * sigmoid(_log_odds_against(sink, d, top, axis, temperature))
+    return p.astype(logits.dtype)
+
+
+def log_softmax(
+    logits: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    sink: ArrayLike | None = None,
+) -> Array:
+    r"""Logarithm of `softmax`, which stays finite where the probability underflows.
+
+    $$\log p_i = z_i / T - \log\left(e^{b / T} + \sum_j e^{z_j / T}\right)$$
+
+    Args:
+      logits: `[..., classes]`; dtypes as in `softmax`.
+      axis: the class axis, or several that share one distribution.
+      where: booleans that broadcast against `logits`; False switches a class off.
+      temperature: T > 0, a scalar, or an array that broadcasts against `logits` with the class axis
+        of size 1; may be traced.
+      sink: b, an extra class that is not returned, as in `softmax`.
+
+    Returns:
+      Log-probabilities in the shape and dtype of `logits`, -inf for a class that is off. For a loss
+      use `cross_entropy`: taking one entry of this loses all digits once its probability is near 1.
+
+    Source: as `softmax`.
+
+    Example:
+      >>> js.log_softmax(jnp.array([0.0, -1000.0]))
+      Array([    0., -1000.], dtype=float32)
+    """
+    logits = checks.as_logits(logits)
+    d, top = centred(logits, axis, where, temperature)
+    log_p = _log_softmax(d, axis)
+    if sink is not None:
+        log_p = log_p - softplus(-_log_odds_against(sink, d, top, axis, temperature))
+    return log_p.astype(logits.dtype)
+
+
+def logsumexp(
+    logits: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    keepdims: bool = False,
+) -> Array:
+    r"""Logarithm of the sum of the exponentials of the logits: the log-partition function.
+
+    $$\log \sum_j e^{z_j}$$
+
+    Args:
+      logits: `[..., classes]`; dtypes as in `softmax`.
+      axis: the class axis, or several.
+      where: booleans that broadcast against `logits`; False leaves a class out.
+      keepdims: keep the class axis, with size 1.
+
+    Returns:
+      `[...]` in the dtype of `logits`; -inf with a gradient of 0 where no class is on.
+
+    Source: as `softmax`.
+
+    Example:
+      >>> js.logsumexp(jnp.array([1000.0, 1000.0]))
+      Array(1000.6932, dtype=float32)
+      >>> js.logsumexp(jnp.array([-jnp.inf, -jnp.inf]))
+      Array(-inf, dtype=float32)
+    """
+    logits = checks.as_logits(logits)
+    d, top = centred(logits, axis, where)
+    total = top + _logsumexp(d, axis)
+    return (total if keepdims else jnp.squeeze(total, axis)).astype(logits.dtype)
+
+
+def hardmax(logits: ArrayLike, axis: int = -1, *, where: ArrayLike | None = None) -> Array:
+    r"""One for the largest logit and zero for the others: softmax at temperature zero.
+
+    $$p_i = [\, i = \arg\max_j z_j \,]$$
+
+    Args:
+      logits: `[..., classes]`, any real dtype.
+      axis: the class axis.
+      where: booleans that broadcast against `logits`; False switches a class off.
+
+    Returns:
+      An indicator in the shape and dtype of `logits`. The first of equal logits wins; all zeros
+      where no class is on; NaN where a logit is NaN. Its gradient is zero: see `straight_through`.
+
+    Source: the usual definition.
+
+    Example:
+      >>> js.hardmax(jnp.array([1.0, 3.0, 2.0]))
+      Array([0., 1., 0.], dtype=float32)
+    """
+    logits = lax.stop_gradient(checks.as_logits(logits))
+    z = _switched_off(logits, axis, where)
+    top = jnp.max(z, axis, keepdims=True, initial=-jnp.inf)
+    first = jnp.argmax(z, axis, keepdims=True)
+    hard = (lax.broadcasted_iota(first.dtype, z.shape, axis % z.ndim) == first) & (top > -jnp.inf)
+    return jnp.where(jnp.isnan(top), jnp.nan, hard.astype(logits.dtype))
+
+
+@jax.custom_jvp
+def straight_through(hard: Array, soft: Array) -> Array:
+    r"""The value of `hard` with the derivative of `soft`.
+
+    $$y = \mathrm{hard}, \qquad \partial y = \partial\,\mathrm{soft}$$
+
+    Args:
+      hard: what the forward pass uses, such as `hardmax(logits)`.
+      soft: what the derivative sees, such as `softmax(logits)`; the shape and dtype of `hard`.
+
+    Returns:
+      `hard` to the last bit. Adding and subtracting `soft`, the usual way, would round it.
+
+    Source: Bengio, Léonard, Courville, "Estimating or propagating gradients through stochastic
+    neurons", 2013, arXiv:1308.3432.
+
+    Example:
+      >>> z = jnp.array([1.0, 2.0])
+      >>> js.straight_through(js.hardmax(z), js.softmax(z))
+      Array([0., 1.], dtype=float32)
+      >>> jax.grad(lambda z: js.straight_through(js.hardmax(z), js.softmax(z))[1])(z)
+      Array([-0.1966,  0.1966], dtype=float32)
+    """
+    checks.shape("hard", hard, jnp.shape(soft), "the same shape as `soft`")
+    return hard
+
+
+@straight_through.defjvp
+def _straight_through_jvp(primals, tangents):
+    return straight_through(*primals), tangents[1]
+
+
+def gumbel_softmax(
+    key: Array,
+    logits: ArrayLike,
+    axis: int = -1,
+    *,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    hard: bool = False,
+) -> Array:
+    r"""A random point of the simplex: the differentiable relaxation of sampling a class.
+
+    $$y = \mathrm{softmax}\bigl((z + g) / T\bigr), \qquad g_i \sim \mathrm{Gumbel}(0, 1)$$
+
+    Args:
+      key: a key of `jax.random`.
+      logits: `[..., classes]`; the noise is drawn in float32 or wider, accurate in its upper tail.
+      axis: the class axis.
+      where: booleans that broadcast against `logits`; False switches a class off.
+      temperature: T > 0; as it falls, `y` comes close to an exact one-hot sample. May be traced.
+      hard: return the sample itself, one-hot, with the gradient of the relaxation.
+
+    Returns:
+      Points of the simplex in the shape and dtype of `logits`.
+
+    Source: Jang, Gu, Poole, 2017, arXiv:1611.01144; Maddison, Mnih, Teh, 2017, arXiv:1611.00712.
+
+    Example:
+      >>> js.gumbel_softmax(jax.random.key(0), jnp.zeros(3), hard=True).sum()
+      Array(1., dtype=float32)
+    """
+    logits = checks.as_logits(logits)
+    z = promote(logits)
+    noisy = z + jax.random.gumbel(key, z.shape, z.dtype, mode="high")
+    soft = softmax(noisy, axis, where=where, temperature=temperature)
+    sample = straight_through(hardmax(noisy, axis, where=where), soft) if hard else soft
+    return sample.astype(logits.dtype)
+
+
+def range_limited_softmax(
+    logits: ArrayLike,
+    axis: int = -1,
+    *,
+    num_samples: ArrayLike,
+    where: ArrayLike | None = None,
+) -> Array:
+    r"""Softmax kept inside [1/n, 1 - 1/n]: no more certain than n training samples allow.
+
+    $$p_i = \frac1n + \left(1 - \frac Cn\right) \mathrm{softmax}(z)_i$$
+
+    for C classes; with two it is the form $1/n + (1 - 2/n)\,s$.
+
+    Args:
+      logits: `[..., classes]`; dtypes as in `softmax`.
+      axis: the class axis.
+      num_samples: n >= C, the number of training samples. May be traced: then a smaller n gives
+        NaN, and a concrete one raises `ValueError`.
+      where: booleans that broadcast against `logits`; a class switched off gets 0, not 1/n, and
+        does not count in C.
+
+    Returns:
+      Probabilities that sum to 1 in the shape and dtype of `logits`. A logit of -inf gets 1/n: its
+      softmax is 0, and the floor is what the map is for.
+
+    Source: label smoothing (Szegedy et al., 2016, arXiv:1512.00567, section 7) with
+    $\varepsilon = C/n$, applied to the prediction instead of the label.
+
+    Example:
+      >>> js.range_limited_softmax(jnp.array([0.0, 20.0]), num_samples=50)
+      Array([0.02, 0.98], dtype=float32)
+    """
+    logits = checks.as_logits(logits)
+    p = softmax(promote(logits), axis, where=where)
+    axis = checks.has_class_axis("logits", logits, axis)
+    on = jnp.ones(p.shape, bool) if where is None else jnp.broadcast_to(jnp.asarray(where), p.shape)
+    checks.at_least("num_samples", num_samples, 2 if where is not None else max(2, p.shape[axis]))
+    classes = jnp.sum(on, axis, keepdims=True).astype(p.dtype)
+    n = like(num_samples, p)
+    n = jnp.where(n >= jnp.maximum(classes, 2), n, jnp.nan)
+    return jnp.where(on, 1 / n + (1 - classes / n) * p, 0).astype(logits.dtype)
+
+
+def gaussian_softmax(
+    logits: ArrayLike,
+    axis: int = -1,
+    *,
+    num_samples: ArrayLike,
+    where: ArrayLike | None = None,
+) -> Array:
+    r"""Softmax of a softmax, scaled so that n training samples bound the certainty.
+
+    $$p = \mathrm{softmax}\bigl(\log(n - 1)\; \mathrm{softmax}(z)\bigr)$$
+
+    With two classes, of which one has softmax s, it is $1 / (1 + (n-1)^{1 - 2s})$: the likelihood
+    ratio of two Gaussians around 0 and 1 whose ends are 1/n and 1 - 1/n. With C classes it stays
+    inside $[1/(n + C - 2),\ (n-1)/(n + C - 2)]$.
+
+    Args:
+      logits: `[..., classes]`; dtypes as in `softmax`.
+      axis: the class axis.
+      num_samples: n >= 2, the number of training samples. May be traced: then a smaller n gives
+        NaN, and a concrete one raises `ValueError`.
+      where: booleans that broadcast against `logits`; a class switched off gets 0.
+
+    Returns:
+      Probabilities in the shape and dtype of `logits`. A logit of -inf has a softmax of 0 and so
+      keeps the smallest probability, which is not 0; `where` removes a class.
+
+    Source: no publication known to us; the two-class form is derived above. A loss needs its
+    logarithm, `log_gaussian_softmax`.
+
+    Example:
+      >>> js.gaussian_softmax(jnp.array([0.0, 20.0]), num_samples=50)
+      Array([0.02, 0.98], dtype=float32)
+    """
+    logits = checks.as_logits(logits)
+    return softmax(_gaussian_logits(logits, axis, num_samples, where), axis, where=where).astype(
+        logits.dtype
+    )
+
+
+def log_gaussian_softmax(
+    logits: ArrayLike,
+    axis: int = -1,
+    *,
+    num_samples: ArrayLike,
+    where: ArrayLike | None = None,
+) -> Array:
+    r"""Logarithm of `gaussian_softmax`; never below -log(n + C - 2), so it can not underflow.
+
+    $$\log p = L s - \log \sum_j e^{L s_j}, \qquad s = \mathrm{softmax}(z), \quad L = \log(n - 1)$$
+
+    Args:
+      logits: `[..., classes]`; dtypes as in `softmax`.
+      axis: the class axis.
+      num_samples: n >= 2, as in `gaussian_softmax`.
+      where: booleans that broadcast against `logits`; a class switched off gets -inf.
+
+    Returns:
+      Log-probabilities in the shape and dtype of `logits`.
+
+    Source: as `gaussian_softmax`.
+
+    Example:
+      >>> js.log_gaussian_softmax(jnp.array([0.0, 1e4]), num_samples=50)
+      Array([-3.912 , -0.0202], dtype=float32)
+    """
+    logits = checks.as_logits(logits)
+    return log_softmax(
+        _gaussian_logits(logits, axis, num_samples, where), axis, where=where
+    ).astype(logits.dtype)
+
+
+def _gaussian_logits(logits, axis, num_samples, where):
+    checks.at_least("num_samples", num_samples, 2)
+    s = softmax(promote(logits), axis, where=where)
+    n = like(num_samples, s)
+    return jnp.log(jnp.where(n >= 2, n - 1, jnp.nan)) * s
+
+
+def _switched_off(logits, axis, where):
+    """Return logits in the dtype they are computed in, at -inf where a class is off."""
+    for one in (axis,) if isinstance(axis, int) else axis:
+        checks.has_class_axis("logits", logits, one)
+    return checks.switch_off(promote(logits), where)
+
+
+def centred(
+    logits: Array, axis: Axis, where: ArrayLike | None, temperature: ArrayLike = 1.0
+) -> tuple[Array, Array]:
+    """Return `(z - max z) / T`, -inf where a class is off, and `max z` with the axis kept.
+
+    The maximum is a constant to differentiation, which is right for whatever does not depend on a
+    common offset. It is subtracted before the division: the other order gives NaN or a wrong zero
+    when z / T is rounded differently in the two places that need it.
+    """
+    z = _switched_off(logits, axis, where)
+    top = lax.stop_gradient(jnp.max(z, axis, keepdims=True, initial=-jnp.inf))
+    d = z - finite(top)
+    if is_known(temperature, 1):
+        return d, top
+    checks.at_least("temperature", temperature, 0, strict=True)
+    checks.broadcasts(
+        "temperature", jnp.asarray(temperature), top.shape, "what broadcasts to logits of one class"
+    )
+    on = d != -jnp.inf  # the derivative of -inf / T is NaN
+    return jnp.where(on, jnp.where(on, d, 0) / like(temperature, d), -jnp.inf), top
+
+
+# The three below take centred logits and carry the derivative rules. Their sums are at least 1
+# where any class is on, since the largest has d = 0; so max(sum, 1) is the sum, and 1 where none is
+# on.
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _softmax(d, axis):
+    e = exp_nonpositive(d)
+    return e / jnp.maximum(jnp.sum(e, axis, keepdims=True), 1)
+
+
+@_softmax.defjvp
+def _softmax_jvp(axis, primals, tangents):
+    # dp_i = p_i (dz_i - sum_j p_j dz_j)
+    (d,), (dd,) = primals, tangents
+    p = _softmax(d, axis)
+    return p, p * (dd - jnp.sum(p * dd, axis, keepdims=True))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _log_softmax(d, axis):
+    return d - _logsumexp(d, axis)
+
+
+@_log_softmax.defjvp
+def _log_softmax_jvp(axis, primals, tangents):
+    # d log p_i = dz_i - sum_j p_j dz_j, and nothing for a class at -inf. The checkpoint keeps log p
+    # alone for the backward pass, not also p and a mask.
+    (d,), (dd,) = primals, tangents
+
+    @jax.checkpoint
+    def tangent(log_p, dd):
+        mean = jnp.sum(jnp.exp(log_p) * dd, axis, keepdims=True)
+        return jnp.where(log_p == -jnp.inf, 0, dd - mean)
+
+    log_p = _log_softmax(d, axis)
+    return log_p, tangent(log_p, dd)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _logsumexp(d, axis):
+    return jnp.log(jnp.maximum(jnp.sum(exp_nonpositive(d), axis, keepdims=True), 1))
+
+
+@_logsumexp.defjvp
+def _logsumexp_jvp(axis, primals, tangents):
+    # d log sum_j exp z_j = sum_j p_j dz_j
+    (d,), (dd,) = primals, tangents
+    return _logsumexp(d, axis), jnp.sum(_softmax(d, axis) * dd, axis, keepdims=True)
+
+
+def _log_odds_against(sink, d, top, axis, temperature):
+    """Return `log(sum_j exp(z_j / T)) - b / T`: the classes against the sink."""
+    total = jnp.where(top == -jnp.inf, -jnp.inf, _logsumexp(d, axis))
+    checks.broadcasts(
+        "sink", jnp.asarray(sink), total.shape, "what broadcasts to logits of one class"
+    )
+    b = (like(sink, d) - finite(top)) / like(temperature, d)
+    return total - jnp.where(total == -jnp.inf, 0, b)  # -inf - -inf would be NaN

@@ -1,0 +1,235 @@
+"""How good logits are: accuracy, perplexity, and whether confidences can be believed."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jsoftmax import checks, maps
+from jsoftmax.losses import cross_entropy, weighted_mean
+from jsoftmax.numerics import like, promote
+from jsoftmax.stats import at_label, is_label
+
+__all__ = [
+    "ReliabilityCurve",
+    "expected_calibration_error",
+    "perplexity",
+    "reliability_curve",
+    "top_k_accuracy",
+]
+
+
+def top_k_accuracy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    k: int = 1,
+    where: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: ArrayLike | None = None,
+) -> Array:
+    r"""Fraction of examples whose true class is among the k largest logits.
+
+    $$\frac{\sum_i w_i\,[\,\mathrm{rank}_i(y_i) \le k\,]}{\sum_i w_i}$$
+
+    Args:
+      logits: `[..., classes]`, any real dtype.
+      labels: integers `[...]`.
+      k: how many guesses each example has; static.
+      where: booleans that broadcast against `logits`; False switches a class off.
+      sample_weight: `[...]`, a weight or a mask.
+      ignore_index: a label whose examples are left out.
+
+    Returns:
+      A scalar; 0 if no example is left. Among equal logits the lower class ranks first, as in
+      `jnp.argmax` and `jax.lax.top_k`. NaN if a label that counts is outside [0, classes).
+
+    Source: Russakovsky et al., "ImageNet large scale visual recognition challenge", 2015,
+    arXiv:1409.0575, section 4.
+
+    Example:
+      >>> js.top_k_accuracy(jnp.array([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0]]), jnp.array([0, 2]))
+      Array(0.5, dtype=float32)
+      >>> js.top_k_accuracy(jnp.array([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0]]), jnp.array([0, 2]), k=2)
+      Array(1., dtype=float32)
+    """
+    checks.at_least("k", k, 1)
+    logits, labels, weight = _examples(logits, labels, where, sample_weight, ignore_index)
+    target = at_label(logits, labels)
+    z = promote(logits)
+    before = jnp.arange(z.shape[-1]) < labels[..., None]
+    # "not less" instead of "greater", so that NaN logits rank ahead and never count as right.
+    ahead = jnp.where(before, ~(z < target[..., None]), ~(z <= target[..., None]))
+    rank = jnp.sum(ahead & ~is_label(z, labels), -1)
+    return weighted_mean(like(rank < k, z), weight)
+
+
+def perplexity(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: ArrayLike | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
+) -> Array:
+    r"""Exponential of the mean cross-entropy: the number of equally likely guesses it is worth.
+
+    $$\exp\left(\frac{\sum_i w_i\,(-\log p_i)}{\sum_i w_i}\right)$$
+
+    Args:
+      logits: `[..., classes]`, any real dtype.
+      labels: integers `[...]`.
+      where: booleans that broadcast against `logits`; False switches a class off.
+      sample_weight: `[...]`, a weight or a mask.
+      ignore_index: a label whose examples are left out.
+      axis_name: mesh axes over which the mean is taken, as in `weighted_mean`.
+
+    Returns:
+      A scalar, float32 or wider. From losses at hand: `jnp.exp(weighted_mean(losses, weight))`.
+
+    Source: Jelinek et al., "Perplexity: a measure of the difficulty of speech recognition tasks",
+      1977.
+
+    Example:
+      >>> js.perplexity(jnp.zeros((5, 8)), jnp.arange(5))
+      Array(8., dtype=float32)
+    """
+    logits, labels, weight = _examples(logits, labels, where, sample_weight, ignore_index)
+    return jnp.exp(weighted_mean(cross_entropy(logits, labels), weight, axis_name=axis_name))
+
+
+class ReliabilityCurve(NamedTuple):
+    r"""Confidence against accuracy, in bins of confidence; made by `reliability_curve`.
+
+    $$\mathrm{confidence}_b = \frac{\sum_{i \in b} w_i \max_j p_{ij}}{\sum_{i \in b} w_i}, \qquad
+    \mathrm{accuracy}_b = \frac{\sum_{i \in b} w_i\,[\arg\max_j p_{ij} = y_i]}{\sum_{i \in b} w_i}$$
+
+    Args:
+      confidence: `[bins]`, the mean probability of the predicted class; 0 in an empty bin.
+      accuracy: `[bins]`, the fraction predicted right; 0 in an empty bin.
+      weight: `[bins]`, the sum of weights (the number of examples without weights).
+
+    Source: Guo et al., 2017, arXiv:1706.04599, figure 1.
+
+    Example:
+      >>> js.reliability_curve(jnp.zeros((4, 2)), jnp.array([0, 0, 0, 1]), num_bins=2).accuracy
+      Array([0.75, 0.  ], dtype=float32)
+    """
+
+    confidence: Array
+    accuracy: Array
+    weight: Array
+
+
+def reliability_curve(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    num_bins: int = 15,
+    where: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: ArrayLike | None = None,
+) -> ReliabilityCurve:
+    r"""Mean confidence and accuracy in equal-width bins of confidence.
+
+    $$b(i) = \lceil B \max_j p_{ij} \rceil$$
+
+    for B bins (lo, hi]; a confidence of 0 belongs to the first.
+
+    Args:
+      logits: `[..., classes]`, any real dtype. For probabilities of another map pass their
+      logarithm. labels: integers `[...]`.
+      num_bins: B; static.
+      where: booleans that broadcast against `logits`; False switches a class off.
+      sample_weight: `[...]`, a weight or a mask.
+      ignore_index: a label whose examples are left out.
+
+    Returns:
+      A `ReliabilityCurve` of arrays `[num_bins]`. A label that counts but names no class makes its
+      bin NaN.
+
+    Source: Guo et al., "On calibration of modern neural networks", 2017, arXiv:1706.04599, section
+      2.
+
+    Example:
+      >>> js.reliability_curve(jnp.array([[0.0, 2.0]]), jnp.array([1]), num_bins=2).confidence
+      Array([0.    , 0.8808], dtype=float32)
+    """
+    checks.at_least("num_bins", num_bins, 1)
+    logits, labels, weight = _examples(logits, labels, where, sample_weight, ignore_index)
+    p = maps.softmax(promote(logits))
+    confidence = jnp.max(p, -1)
+    confidence = jnp.where(weight == 0, 0, confidence)  # what is left out may be NaN
+    right = like(jnp.argmax(p, -1) == labels, p)
+    index = jnp.clip(jnp.ceil(confidence * num_bins) - 1, 0, num_bins - 1).astype(jnp.int32)
+
+    def per_bin(values):
+        return jax.ops.segment_sum((weight * values).ravel(), index.ravel(), num_bins)
+
+    total = per_bin(jnp.ones_like(weight))
+    count = jnp.where(total == 0, 1, total)
+    return ReliabilityCurve(per_bin(confidence) / count, per_bin(right) / count, total)
+
+
+def expected_calibration_error(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    num_bins: int = 15,
+    where: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: ArrayLike | None = None,
+) -> Array:
+    r"""Mean gap between confidence and accuracy over equal-width bins of confidence (ECE).
+
+    $$\sum_b \frac{W_b}{W}\,\bigl|\mathrm{accuracy}_b - \mathrm{confidence}_b\bigr|$$
+
+    Args:
+      logits: `[..., classes]`, any real dtype.
+      labels: integers `[...]`.
+      num_bins: the number of bins; static.
+      where: booleans that broadcast against `logits`; False switches a class off.
+      sample_weight: `[...]`, a weight or a mask.
+      ignore_index: a label whose examples are left out.
+
+    Returns:
+      A scalar in [0, 1]; 0 if no example is left. For reading, not for training: its gradient
+      ignores how examples move between bins.
+
+    Source: Guo et al., 2017, arXiv:1706.04599, eq. 3; 15 bins as there.
+
+    Example:
+      >>> js.expected_calibration_error(jnp.zeros((4, 2)), jnp.array([0, 0, 0, 1]))
+      Array(0.25, dtype=float32)
+    """
+    curve = reliability_curve(
+        logits,
+        labels,
+        num_bins=num_bins,
+        where=where,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+    )
+    return weighted_mean(jnp.abs(curve.accuracy - curve.confidence), curve.weight)
+
+
+def _examples(logits, labels, where, sample_weight, ignore_index):
+    """Return logits with classes off at -inf, labels, and weights: NaN where a label is bad."""
+    logits, labels = checks.as_logits(logits), checks.as_labels(labels)
+    if checks.is_distribution(labels):
+        raise TypeError(f"`labels`: expected integers, got a distribution of dtype {labels.dtype}.")
+    checks.has_class_axis("logits", logits, -1)
+    checks.labels_match(logits, labels)
+    logits = checks.switch_off(logits, where)
+    weight = jnp.ones(labels.shape, promote(logits).dtype)
+    if sample_weight is not None:
+        weight = like(sample_weight, weight)
+        checks.shape("sample_weight", weight, labels.shape, "a weight for every example")
+    if ignore_index is not None:
+        weight = jnp.where(labels == ignore_index, 0, weight)
+    valid = (labels >= 0) & (labels < logits.shape[-1])
+    weight = jnp.where(valid | (weight == 0), weight, jnp.nan)
+    return logits, labels, weight
