@@ -71,14 +71,13 @@ def _message(name, got, expected, meaning):
     return f"`{name}`: {meaning}: expected shape {expected}, got {got}"
 
 
-def has_class_axis(name: str, logits: Array, axis: int) -> int:
-    """Return the class axis counted from the front, or say that `logits` has no such axis."""
-    if not -logits.ndim <= axis < logits.ndim:
+def has_axis(name: str, x: Array, axis: int) -> int:
+    """Return an axis counted from the front, or say that the array has no such axis."""
+    if not -x.ndim <= axis < x.ndim:
         raise AssertionError(
-            f"`{name}`: expected classes along axis {axis}, got shape {logits.shape} "
-            f"with {logits.ndim} axes."
+            f"`{name}`: expected an axis {axis}, got shape {x.shape} with {x.ndim} axes."
         )
-    return axis % logits.ndim
+    return axis % x.ndim
 
 
 def labels_match(logits: Array, labels: Array, name: str = "labels") -> None:

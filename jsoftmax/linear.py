@@ -56,7 +56,8 @@ def linear_logits(
       Array([[6., 0.]], dtype=float32)
     """
     features, weight = checks.as_logits(features, "features"), checks.as_logits(weight, "weight")
-    checks.shape("weight", weight, (weight.shape[0], features.shape[-1]), "classes by features")
+    checks.has_axis("features", features, -1)
+    checks.shape("weight", weight, weight.shape[:1] + features.shape[-1:], "classes by features")
     scores = lax.dot_general(
         features,
         weight,

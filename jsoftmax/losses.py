@@ -550,7 +550,7 @@ def _align(logits, labels, axis, where, ignore_index, name="labels"):
     """
     logits = checks.as_logits(logits)
     labels = checks.as_labels(labels)
-    axis = checks.has_class_axis("logits", logits, axis)
+    axis = checks.has_axis("logits", logits, axis)
     if where is not None:
         where = jnp.broadcast_to(checks.class_mask(where, logits.shape), logits.shape)
         where = jnp.moveaxis(where, axis, -1)

@@ -280,7 +280,7 @@ def range_limited_softmax(
     """
     logits = checks.as_logits(logits)
     p = softmax(promote(logits), axis, where=where)
-    axis = checks.has_class_axis("logits", logits, axis)
+    axis = checks.has_axis("logits", logits, axis)
     on = jnp.ones(p.shape, bool) if where is None else jnp.broadcast_to(jnp.asarray(where), p.shape)
     checks.at_least("num_samples", num_samples, 2 if where is not None else max(2, p.shape[axis]))
     classes = jnp.sum(on, axis, keepdims=True).astype(p.dtype)
@@ -370,7 +370,7 @@ def _gaussian_logits(logits, axis, num_samples, where):
 def _switched_off(logits, axis, where):
     """Return logits in the dtype they are computed in, at -inf where a class is off."""
     for one in (axis,) if isinstance(axis, int) else axis:
-        checks.has_class_axis("logits", logits, one)
+        checks.has_axis("logits", logits, one)
     return checks.switch_off(promote(logits), where)
 
 
@@ -422,17 +422,17 @@ def _log_softmax(d, axis):
 
 @_log_softmax.defjvp
 def _log_softmax_jvp(axis, primals, tangents):
-    # d log p_i = dz_i - sum_j p_j dz_j, and nothing for a class at -inf. The checkpoint keeps log p
-    # alone for the backward pass, not also p and a mask.
     (d,), (dd,) = primals, tangents
-
-    @jax.checkpoint
-    def tangent(log_p, dd):
-        mean = jnp.sum(jnp.exp(log_p) * dd, axis, keepdims=True)
-        return jnp.where(log_p == -jnp.inf, 0, dd - mean)
-
     log_p = _log_softmax(d, axis)
-    return log_p, tangent(log_p, dd)
+    return log_p, _log_softmax_tangent(log_p, dd, axis)
+
+
+# d log p_i = dz_i - sum_j p_j dz_j, and nothing for a class at -inf. The checkpoint keeps log p alone
+# for the backward pass, not also p and a mask.
+@partial(jax.checkpoint, static_argnums=(2,))
+def _log_softmax_tangent(log_p, dd, axis):
+    mean = jnp.sum(jnp.exp(log_p) * dd, axis, keepdims=True)
+    return jnp.where(log_p == -jnp.inf, 0, dd - mean)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))

@@ -221,7 +221,7 @@ def _examples(logits, labels, where, sample_weight, ignore_index):
     logits, labels = checks.as_logits(logits), checks.as_labels(labels)
     if checks.is_distribution(labels):
         raise TypeError(f"`labels`: expected integers, got a distribution of dtype {labels.dtype}.")
-    checks.has_class_axis("logits", logits, -1)
+    checks.has_axis("logits", logits, -1)
     checks.labels_match(logits, labels)
     logits = checks.switch_off(logits, where)
     weight = jnp.ones(labels.shape, promote(logits).dtype)

@@ -100,7 +100,7 @@ def logit_stats(
     labels = checks.as_labels(labels)
     if checks.is_distribution(labels):
         raise TypeError(f"`labels`: expected integers, got a distribution of dtype {labels.dtype}.")
-    checks.has_class_axis("logits", logits, -1)
+    checks.has_axis("logits", logits, -1)
     checks.labels_match(logits, labels)
     checks.values(logits, labels)
     return _relative(_split(logits, labels, where), 0)

@@ -1,0 +1,33 @@
+# Every target makes .venv if it is missing and installs what it needs; only Python >= 3.11 is assumed.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test check bench notebooks docs clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z ]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
+
+demo: .venv/demo.done  ## train six softmax heads on handwritten digits, draw what a margin does
+	$(BIN)/python -m jsoftmax.demo $(ARGS)
+
+test: .venv/dev.done  ## run the tests, the doctests and the README's code
+	$(BIN)/python -m pytest -n 2
+
+check: .venv/dev.done  ## lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check --summarize-errors
+
+bench notebooks docs:  ## not there yet
+	@echo "make $@ is not there yet: it comes with a later version. See 'make help'." >&2; exit 1
+
+clean:  ## remove .venv and what the demo drew
+	rm -rf .venv demo
+
+.venv/%.done: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "jsoftmax needs Python 3.11 or newer; try: make PYTHON=python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,44 @@
+"""The demo from end to end on small data, and what it says to bad options."""
+
+import pytest
+
+pytest.importorskip("mlxtend")
+
+from jsoftmax import demo
+
+
+@pytest.mark.filterwarnings("default")  # the warnings of flax, rich and matplotlib are theirs
+def test_runs(tmp_path, capsys):
+    results = demo.main(["--data", "digits", "--epochs", "1", "--out", str(tmp_path / "new")])
+    printed = capsys.readouterr().out
+    assert [result.title for result in results] == [head.title for head in demo.HEADS.values()]
+    # One epoch of 28 steps: far better than the 10% of guessing, in every head.
+    assert all(result.accuracy > 0.3 for result in results)
+    assert all(result.seconds > 0 and result.nll > 0 for result in results)
+    for figure in ("embeddings.png", "margins.png"):
+        assert (tmp_path / "new" / figure).read_bytes().startswith(b"\x89PNG")
+        assert figure in printed.replace("\n", "")
+    assert "accuracy" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--losses", "hinge"], "choose from 'softmax'"),
+        (["--data", "cifar"], "choose from 'mnist', 'digits'"),
+        (["--epochs", "0"], "--epochs: expected 1 or more, got 0"),
+        (["--epochs", "x"], "invalid int value: 'x'"),
+    ],
+)
+def test_bad_options_are_explained(arguments, said, capsys):
+    with pytest.raises(SystemExit):
+        demo.main(arguments)
+    assert said in capsys.readouterr().err.replace("choose from softmax", "choose from 'softmax'")
+
+
+def test_unwritable_folder_is_refused_before_training(tmp_path, capsys):
+    taken = tmp_path / "file"
+    taken.write_text("")
+    with pytest.raises(SystemExit):
+        demo.main(["--out", str(taken)])
+    assert "--out: can not write to" in capsys.readouterr().err
