@@ -11,23 +11,17 @@ from importlib.metadata import version
 
 from jsoftmax import checks
 from jsoftmax.linear import linear_logits
-from jsoftmax.losses import (
+from jsoftmax.logit_losses import (
     binary_cross_entropy,
     cross_entropy,
-    focal,
     focal_loss,
-    gce,
     generalized_cross_entropy,
     kl_divergence,
-    mae,
     mae_loss,
-    nll,
-    poly1,
     poly_loss,
-    sce,
     symmetric_cross_entropy,
-    weighted_mean,
 )
+from jsoftmax.losses import focal, gce, mae, nll, poly1, sce, weighted_mean
 from jsoftmax.maps import (
     gaussian_softmax,
     gumbel_softmax,

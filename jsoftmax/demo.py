@@ -66,7 +66,7 @@ HEADS = {
     "modified": Head("modified softmax", lambda progress: js.modified_softmax()),
     "l-softmax": Head("L-Softmax m=4", lambda progress: js.l_softmax(4, anneal=annealed(progress))),
     "a-softmax": Head("A-Softmax m=4", lambda progress: js.a_softmax(4, anneal=annealed(progress))),
-    "am-softmax": Head("AM-Softmax m=0.1 s=16", after_warm_up(js.am_softmax(0.1, 16.0))),
+    "am-softmax": Head("AM-Softmax m=0.15 s=16", after_warm_up(js.am_softmax(0.15, 16.0))),
     "arcface": Head("ArcFace m=0.2 s=16", after_warm_up(js.arcface(0.2, 16.0))),
 }
 

@@ -427,8 +427,8 @@ def _log_softmax_jvp(axis, primals, tangents):
     return log_p, _log_softmax_tangent(log_p, dd, axis)
 
 
-# d log p_i = dz_i - sum_j p_j dz_j, and nothing for a class at -inf. The checkpoint keeps log p alone
-# for the backward pass, not also p and a mask.
+# d log p_i = dz_i - sum_j p_j dz_j, and nothing for a class at -inf. The checkpoint keeps log p
+# alone for the backward pass, not also p and a mask.
 @partial(jax.checkpoint, static_argnums=(2,))
 def _log_softmax_tangent(log_p, dd, axis):
     mean = jnp.sum(jnp.exp(log_p) * dd, axis, keepdims=True)

@@ -8,7 +8,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax import checks, maps
-from jsoftmax.losses import cross_entropy, weighted_mean
+from jsoftmax.logit_losses import cross_entropy
+from jsoftmax.losses import weighted_mean
 from jsoftmax.numerics import like, promote
 from jsoftmax.stats import at_label, is_label
 

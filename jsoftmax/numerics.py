@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 __all__ = [
     "exp_nonpositive",
+    "expm1",
     "finite",
     "is_known",
     "like",
@@ -88,3 +89,15 @@ def softplus(u: Array) -> Array:
 def _softplus_jvp(primals, tangents):
     (u,), (du,) = primals, tangents
     return softplus(u), sigmoid(u) * du
+
+
+@jax.custom_jvp
+def expm1(x: Array) -> Array:
+    """Return `exp(x) - 1` with the derivative exp(x); JAX's adds 1 to the value, which cancels."""
+    return jnp.expm1(x)
+
+
+@expm1.defjvp
+def _expm1_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    return expm1(x), jnp.exp(x) * dx

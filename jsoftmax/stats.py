@@ -81,6 +81,9 @@ def logit_stats(
 ) -> LogitStats:
     r"""Reduce logits to the `LogitStats` of their true classes.
 
+    $$(z, y) \mapsto \Bigl(z_y,\; \log\sum_{j \ne y} e^{z_j},\; \max_{j \ne y} z_j,\;
+    \frac1C \sum_j z_j\Bigr)$$
+
     Args:
       logits: `[..., classes]`, any real dtype.
       labels: integers `[...]`. One outside [0, classes) makes `target` NaN, and so every loss and

@@ -1,0 +1,409 @@
+r"""The losses on logits and labels, one value per example.
+
+Each brings logits and labels into the form that its formula in losses.py takes. A label that is a
+distribution q means the expected loss, `sum_j q_j loss(class j)`, which is what mixup and
+distillation want, and which is the loss of the class for a one-hot q.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jsoftmax import checks, maps
+from jsoftmax.losses import focal, gce, mae, nll, poly1, sce, z_penalty
+from jsoftmax.numerics import finite, is_known, like, promote, softplus, times
+from jsoftmax.stats import LogitStats, centred_stats, class_stats, is_label
+
+__all__ = [
+    "binary_cross_entropy",
+    "cross_entropy",
+    "focal_loss",
+    "generalized_cross_entropy",
+    "kl_divergence",
+    "mae_loss",
+    "poly_loss",
+    "symmetric_cross_entropy",
+]
+
+
+def cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    z_loss: ArrayLike = 0.0,
+    class_weight: ArrayLike | None = None,
+    ignore_index: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+) -> Array:
+    r"""Cross-entropy between labels and the softmax of logits, one value per example.
+
+    $$\ell = -\sum_j q_j \log p_j, \qquad p = \mathrm{softmax}(z / T)$$
+
+    where q is the label, a class or a distribution, smoothed to $(1 - \varepsilon) q +
+    \varepsilon/C$. Value and gradient keep their relative precision however sure the model is.
+
+    Args:
+      logits: `[..., classes]`, before any softmax, any real dtype; computed in float32 or wider.
+      labels: integers `[...]`, or a distribution, floats of the shape of `logits`.
+      axis: the class axis of `logits` (and of distributions).
+      where: booleans that broadcast against `logits`; False switches a class off.
+      label_smoothing: ε in [0, 1]; see `nll`.
+      z_loss: λ, the weight of $(\log Z)^2$; see `nll`.
+      class_weight: `[classes]`, a factor on the loss of each class's examples.
+      ignore_index: a label whose examples have loss 0 and gradient 0, whatever their logits.
+      temperature: T > 0, a scalar or an array that broadcasts against `logits`.
+
+    Returns:
+      `[...]`, float32 or wider. +inf if the label's class is off; NaN, with a NaN gradient for its
+      own example only, if a label is outside [0, classes). Average it with `weighted_mean`.
+
+    Source: the log-odds form of stats.py; smoothing and z-loss as in `nll`.
+
+    Example:
+      >>> js.cross_entropy(jnp.array([[0.0, 1.0], [2.0, 0.0]]), jnp.array([0, 0]))
+      Array([1.3133, 0.1269], dtype=float32)
+      >>> js.cross_entropy(jnp.array([[0.0, 1.0]]), jnp.array([[0.9, 0.1]]))
+      Array([1.2133], dtype=float32)
+    """
+    logits, labels, where, ignored = _align(logits, labels, axis, where, ignore_index)
+    temperature = _per_example(temperature, logits, axis)
+    soft = checks.is_distribution(labels)
+    if soft or not is_known(temperature, 1):
+        z, top = maps.centred(logits, -1, where, temperature)
+        offset = (finite(top) / like(temperature, top))[..., 0]
+    else:
+        z, offset = logits, 0
+    if soft:
+        stats, shift, below = _from_top(z, where)
+    else:
+        (stats, shift), below = centred_stats(z, labels, where), None
+    loss = nll(stats, label_smoothing=label_smoothing)
+    loss = loss + z_penalty(z_loss, stats.logsumexp + shift + offset)
+
+    weights = jnp.ones(logits.shape[-1:]) if class_weight is None else jnp.asarray(class_weight)
+    checks.shape("class_weight", weights, logits.shape[-1:], "a weight for every class")
+    weights = like(weights, loss)
+    if below is not None:
+        q = like(labels, loss) * weights
+        unsmoothed = 1 - like(label_smoothing, loss)
+        return times(jnp.sum(q, -1), loss) + unsmoothed * jnp.sum(times(q, below), -1)
+    return jnp.where(ignored, 0, times(weights.at[labels].get(mode="clip"), loss))
+
+
+def focal_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+    ignore_index: ArrayLike | None = None,
+    gamma: ArrayLike = 2.0,
+) -> Array:
+    r"""Multi-class focal loss of logits; see `focal`.
+
+    $$\ell = -(1 - p_y)^\gamma \log p_y$$
+
+    Args:
+      logits: `[..., classes]`, any real dtype; computed in float32 or wider.
+      labels: integers `[...]`, or a distribution: then the expected loss over its classes.
+      axis: the class axis of `logits`.
+      where: booleans that broadcast against `logits`; False switches a class off.
+      ignore_index: a label whose examples have loss 0 and gradient 0.
+      gamma: γ >= 0.
+
+    Returns:
+      `[...]`, float32 or wider; +inf and NaN as in `cross_entropy`.
+
+    Source: Lin et al., 2017, arXiv:1708.02002, eq. 4.
+
+    Example:
+      >>> js.focal_loss(jnp.array([[0.0, 1.0], [2.0, 0.0]]), jnp.array([0, 0]))
+      Array([0.7019, 0.0018], dtype=float32)
+    """
+    loss = partial(focal, gamma=gamma)
+    return _on_logits(loss, logits, labels, axis, where, ignore_index)
+
+
+def poly_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+    ignore_index: ArrayLike | None = None,
+    epsilon: ArrayLike = 2.0,
+) -> Array:
+    r"""Poly-1 loss of logits; see `poly1`.
+
+    $$\ell = -\log p_y + \epsilon\,(1 - p_y)$$
+
+    Args:
+      logits: `[..., classes]`, any real dtype; computed in float32 or wider.
+      labels: integers `[...]`, or a distribution: then the expected loss over its classes.
+      axis: the class axis of `logits`.
+      where: booleans that broadcast against `logits`; False switches a class off.
+      ignore_index: a label whose examples have loss 0 and gradient 0.
+      epsilon: ε.
+
+    Returns:
+      `[...]`, float32 or wider; +inf and NaN as in `cross_entropy`.
+
+    Source: Leng et al., 2022, arXiv:2204.12511, eq. 3.
+
+    Example:
+      >>> js.poly_loss(jnp.array([[0.0, 1.0], [2.0, 0.0]]), jnp.array([0, 0]))
+      Array([2.7754, 0.3653], dtype=float32)
+    """
+    loss = partial(poly1, epsilon=epsilon)
+    return _on_logits(loss, logits, labels, axis, where, ignore_index)
+
+
+def generalized_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+    ignore_index: ArrayLike | None = None,
+    q: ArrayLike = 0.7,
+) -> Array:
+    r"""Generalised cross-entropy of logits, for noisy labels; see `gce`.
+
+    $$\ell = (1 - p_y^q) / q$$
+
+    Args:
+      logits: `[..., classes]`, any real dtype; computed in float32 or wider.
+      labels: integers `[...]`, or a distribution: then the expected loss over its classes.
+      axis: the class axis of `logits`.
+      where: booleans that broadcast against `logits`; False switches a class off.
+      ignore_index: a label whose examples have loss 0 and gradient 0.
+      q: q >= 0.
+
+    Returns:
+      `[...]`, float32 or wider, at most 1/q; NaN as in `cross_entropy`.
+
+    Source: Zhang, Sabuncu, 2018, arXiv:1805.07836, eq. 6.
+
+    Example:
+      >>> js.generalized_cross_entropy(jnp.array([[0.0, 1.0], [2.0, 0.0]]), jnp.array([0, 0]))
+      Array([0.8589, 0.1215], dtype=float32)
+    """
+    return _on_logits(partial(gce, q=q), logits, labels, axis, where, ignore_index)
+
+
+def mae_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+    ignore_index: ArrayLike | None = None,
+) -> Array:
+    r"""Mean absolute error of the softmax of logits, for very noisy labels; see `mae`.
+
+    $$\ell = 2\,(1 - p_y)$$
+
+    Args:
+      logits: `[..., classes]`, any real dtype; computed in float32 or wider.
+      labels: integers `[...]`, or a distribution: then the expected loss over its classes.
+      axis: the class axis of `logits`.
+      where: booleans that broadcast against `logits`; False switches a class off.
+      ignore_index: a label whose examples have loss 0 and gradient 0.
+
+    Returns:
+      `[...]`, float32 or wider, in [0, 2]; NaN as in `cross_entropy`.
+
+    Source: Ghosh, Kumar, Sastry, 2017, arXiv:1712.09482.
+
+    Example:
+      >>> js.mae_loss(jnp.array([[0.0, 1.0], [2.0, 0.0]]), jnp.array([0, 0]))
+      Array([1.4621, 0.2384], dtype=float32)
+    """
+    return _on_logits(mae, logits, labels, axis, where, ignore_index)
+
+
+def symmetric_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+    ignore_index: ArrayLike | None = None,
+    alpha: ArrayLike = 0.1,
+    beta: ArrayLike = 1.0,
+    log_zero: ArrayLike = -4.0,
+) -> Array:
+    r"""Symmetric cross-entropy of logits, for noisy labels; see `sce`.
+
+    $$\ell = -\alpha \log p_y - \beta A\,(1 - p_y)$$
+
+    Args:
+      logits: `[..., classes]`, any real dtype; computed in float32 or wider.
+      labels: integers `[...]`, or a distribution: then the expected loss over its classes.
+      axis: the class axis of `logits`.
+      where: booleans that broadcast against `logits`; False switches a class off.
+      ignore_index: a label whose examples have loss 0 and gradient 0.
+      alpha: α, the weight of cross-entropy.
+      beta: β, the weight of reverse cross-entropy.
+      log_zero: A, what stands for log 0.
+
+    Returns:
+      `[...]`, float32 or wider; +inf and NaN as in `cross_entropy`.
+
+    Source: Wang et al., 2019, arXiv:1908.06112, eq. 5 to 7.
+
+    Example:
+      >>> js.symmetric_cross_entropy(jnp.array([[0.0, 1.0], [2.0, 0.0]]), jnp.array([0, 0]))
+      Array([3.0556, 0.4895], dtype=float32)
+    """
+    loss = partial(sce, alpha=alpha, beta=beta, log_zero=log_zero)
+    return _on_logits(loss, logits, labels, axis, where, ignore_index)
+
+
+def binary_cross_entropy(
+    logits: ArrayLike, labels: ArrayLike, *, pos_weight: ArrayLike | None = None
+) -> Array:
+    r"""Cross-entropy of independent yes-or-no questions, one value per logit.
+
+    $$\ell = w\,y\,\mathrm{softplus}(-z) + (1 - y)\,\mathrm{softplus}(z)$$
+
+    Args:
+      logits: `[...]`, the log-odds of "yes", any real dtype; computed in float32 or wider.
+      labels: `[...]`, integers or booleans 0 or 1, or floats in [0, 1]. Another integer gives NaN.
+      pos_weight: w, a factor on the "yes" term that broadcasts against `logits`.
+
+    Returns:
+      `[...]`, float32 or wider; +inf where a logit of ∓inf is wrong.
+
+    Source: logistic regression; `pos_weight` as in torch's `BCEWithLogitsLoss`.
+
+    Example:
+      >>> js.binary_cross_entropy(jnp.array([2.0, -1.0]), jnp.array([1, 1]))
+      Array([0.1269, 1.3133], dtype=float32)
+    """
+    z = promote(checks.as_logits(logits))
+    labels = jnp.asarray(labels)
+    checks.shape("labels", labels, z.shape, "one label for every logit")
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        y = like(labels, z)
+    else:
+        y = jnp.where((labels == 0) | (labels == 1), like(labels, z), jnp.nan)
+    w = jnp.ones((), z.dtype) if pos_weight is None else like(pos_weight, z)
+    checks.broadcasts("pos_weight", w, z.shape, "a weight that broadcasts against the logits")
+    return times(w * y, softplus(-z)) + times(1 - y, softplus(z))
+
+
+def kl_divergence(
+    logits: ArrayLike,
+    target_probs: ArrayLike,
+    *,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+) -> Array:
+    r"""Kullback-Leibler divergence from the softmax of logits to target probabilities.
+
+    $$\mathrm{KL}(q \,\|\, p) = \sum_j q_j \log \frac{q_j}{p_j}, \qquad p = \mathrm{softmax}(z)$$
+
+    Args:
+      logits: `[..., classes]`, any real dtype; computed in float32 or wider.
+      target_probs: q, floats of the shape of `logits`. A zero adds 0, whatever p is.
+      axis: the class axis.
+      where: booleans that broadcast against `logits`; False switches a class off.
+
+    Returns:
+      `[...]`, float32 or wider; +inf if q is positive where p is 0.
+
+    Source: Kullback, Leibler, "On information and sufficiency", 1951.
+
+    Example:
+      >>> js.kl_divergence(jnp.array([0.0, 0.0]), jnp.array([0.5, 0.5]))
+      Array(0., dtype=float32)
+      >>> js.kl_divergence(jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0]))
+      Array(1.3133, dtype=float32)
+    """
+    target_probs = jnp.asarray(target_probs)
+    if not checks.is_distribution(target_probs):
+        raise TypeError(
+            f"`target_probs`: expected floats, a probability per class, got {target_probs.dtype}. "
+            "For integer labels use cross_entropy, to which KL is then equal."
+        )
+    logits, q, where, _ = _align(logits, target_probs, axis, where, None, name="target_probs")
+    z, _ = maps.centred(logits, -1, where)
+    stats, _, below = _from_top(z, where)
+    q = like(q, z)
+    log_q = jnp.log(jnp.where(q == 0, 1, q))
+    return jnp.sum(times(q, log_q + nll(stats)[..., None] + below), -1)
+
+
+def _from_top(z, where):
+    """Return the stats and shift of the largest logit, and how far each logit is below it.
+
+    A distribution is measured from there, -log p_j = -log p_top + (z_top - z_j): both terms are
+    positive, so nothing cancels. The distance of the largest to itself is a constant 0, without
+    gradients that would cancel only after rounding.
+    """
+    top = jnp.argmax(z, -1)
+    stats, shift = centred_stats(z, top, where)
+    below = finite(stats.target + shift)[..., None] - z
+    return stats, shift, jnp.where(is_label(z, top), 0, below)
+
+
+def _on_logits(
+    loss: Callable[[LogitStats], Array], logits, labels, axis, where, ignore_index
+) -> Array:
+    """Evaluate a loss of `LogitStats` at the label, or its expectation over a distribution."""
+    logits, labels, where, ignored = _align(logits, labels, axis, where, ignore_index)
+    if checks.is_distribution(labels):
+        losses = loss(class_stats(logits, where))
+        return jnp.sum(times(like(labels, losses), losses), -1)
+    stats, _ = centred_stats(logits, labels, where)
+    return jnp.where(ignored, 0, loss(stats))
+
+
+def _align(logits, labels, axis, where, ignore_index, name="labels"):
+    """Check the arguments, move the classes last, and make ignored examples harmless.
+
+    An ignored example gets logits and label 0 before anything is computed from it, so that NaN or
+    inf in it can not reach a gradient.
+    """
+    logits = checks.as_logits(logits)
+    labels = checks.as_labels(labels)
+    axis = checks.has_axis("logits", logits, axis)
+    if where is not None:
+        where = jnp.broadcast_to(checks.class_mask(where, logits.shape), logits.shape)
+        where = jnp.moveaxis(where, axis, -1)
+    if checks.is_distribution(labels) and labels.ndim == logits.ndim:
+        labels = jnp.moveaxis(labels, axis, -1)
+    logits = jnp.moveaxis(logits, axis, -1)
+    checks.labels_match(logits, labels, name)
+    if ignore_index is None:
+        ignored = False
+    elif checks.is_distribution(labels):
+        raise ValueError(
+            "`ignore_index`: expected integer labels with it, got a distribution. "
+            "Leave examples out with the sample_weight of weighted_mean."
+        )
+    else:
+        ignored = labels == ignore_index
+        labels = jnp.where(ignored, 0, labels)
+        logits = jnp.where(ignored[..., None], 0, logits)
+        where = where if where is None else where | ignored[..., None]
+    checks.values(logits, labels)
+    return logits, labels, where, ignored
+
+
+def _per_example(temperature, logits, axis):
+    """Return a temperature that broadcasts against logits whose classes are last."""
+    if jnp.ndim(temperature) == 0:
+        return temperature
+    shape = list(jnp.moveaxis(logits, -1, axis).shape)
+    shape[axis] = 1
+    temperature = jnp.asarray(temperature)
+    checks.broadcasts("temperature", temperature, tuple(shape), "one for every example")
+    return jnp.moveaxis(jnp.broadcast_to(temperature, shape), axis, -1)

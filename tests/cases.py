@@ -1,0 +1,224 @@
+"""The lists that the matrices run over. A new member of the library needs one line here.
+
+A `Case` is a function of the library, the numpy oracle with the same arguments, and options that
+are handed to both.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+import jsoftmax as js
+
+
+class Case(NamedTuple):
+    name: str
+    function: Any
+    oracle: Any
+    options: dict = {}  # noqa: RUF012
+
+
+def over(cases, name="case"):
+    """Parametrise a test over cases, with their names as ids."""
+    return pytest.mark.parametrize(name, cases, ids=[case.name for case in cases])
+
+
+KEY = jax.random.key(7)
+
+
+def gumbel(logits, axis=-1, **options):
+    return js.gumbel_softmax(KEY, logits, axis, **options)
+
+
+def gumbel_oracle(logits, axis=-1, *, where=None, temperature=1.0, hard=False):
+    if jnp.issubdtype(logits.dtype, jnp.integer):
+        dtype = jnp.zeros(0).dtype
+    else:
+        dtype = logits.dtype if logits.dtype.itemsize >= 4 else jnp.float32
+    noise = jax.random.gumbel(KEY, logits.shape, dtype, mode="high")
+    noisy = oracles.float64(logits.astype(dtype) + noise)
+    if hard:
+        return oracles.hardmax(noisy, axis, where=where)
+    return oracles.softmax(noisy, axis, where=where, temperature=temperature)
+
+
+# (logits, axis, where=...) -> array
+MAPS = [
+    Case("softmax", js.softmax, oracles.softmax),
+    Case("softmax, cold", js.softmax, oracles.softmax, {"temperature": 0.25}),
+    Case("softmax, hot", js.softmax, oracles.softmax, {"temperature": 100.0}),
+    Case("softmax, sink", js.softmax, oracles.softmax, {"sink": 0.5, "temperature": 2.0}),
+    Case("log_softmax", js.log_softmax, oracles.log_softmax),
+    Case("log_softmax, cold", js.log_softmax, oracles.log_softmax, {"temperature": 0.25}),
+    Case("log_softmax, sink", js.log_softmax, oracles.log_softmax, {"sink": 0.5}),
+    Case("logsumexp", js.logsumexp, oracles.logsumexp),
+    Case("hardmax", js.hardmax, oracles.hardmax),
+    Case(
+        "range_limited_softmax",
+        js.range_limited_softmax,
+        oracles.range_limited_softmax,
+        {"num_samples": 2000},
+    ),
+    Case("gaussian_softmax", js.gaussian_softmax, oracles.gaussian_softmax, {"num_samples": 50}),
+    Case(
+        "log_gaussian_softmax",
+        js.log_gaussian_softmax,
+        oracles.log_gaussian_softmax,
+        {"num_samples": 50},
+    ),
+]
+# Apart from the others, since random numbers take long to compile.
+GUMBEL = [
+    Case("gumbel_softmax", gumbel, gumbel_oracle, {"temperature": 0.5}),
+    Case("gumbel_softmax, hard", gumbel, gumbel_oracle, {"hard": True}),
+]
+
+
+def class_weight(classes):
+    return np.linspace(0.5, 2.0, classes, dtype=np.float32)
+
+
+def weighted(logits, labels, *, axis=-1, **options):
+    weight = class_weight(logits.shape[axis])
+    return js.cross_entropy(logits, labels, axis=axis, class_weight=weight, **options)
+
+
+def weighted_oracle(logits, q, **options):
+    weight = class_weight(logits.shape[-1])
+    return oracles.cross_entropy(logits, q, class_weight=weight, **options)
+
+
+# (logits, labels, where=...) -> [...]; the oracle takes a distribution in place of labels
+LOSSES = [
+    Case("cross_entropy", js.cross_entropy, oracles.cross_entropy),
+    Case("smoothed", js.cross_entropy, oracles.cross_entropy, {"label_smoothing": 0.1}),
+    Case("z_loss", js.cross_entropy, oracles.cross_entropy, {"z_loss": 0.01}),
+    Case("cold", js.cross_entropy, oracles.cross_entropy, {"temperature": 0.5}),
+    Case("weighted", weighted, weighted_oracle),
+    Case(
+        "cross_entropy, everything",
+        weighted,
+        weighted_oracle,
+        {"label_smoothing": 0.2, "z_loss": 0.01, "temperature": 2.0},
+    ),
+    Case("focal", js.focal_loss, oracles.focal),
+    Case("focal, gamma 0.5", js.focal_loss, oracles.focal, {"gamma": 0.5}),
+    Case("poly", js.poly_loss, oracles.poly1),
+    Case("poly, epsilon -1", js.poly_loss, oracles.poly1, {"epsilon": -1.0}),
+    Case("gce", js.generalized_cross_entropy, oracles.gce),
+    Case("gce, q 0", js.generalized_cross_entropy, oracles.gce, {"q": 0.0}),
+    Case("mae", js.mae_loss, oracles.mae),
+    Case("sce", js.symmetric_cross_entropy, oracles.sce),
+    Case(
+        "sce, CIFAR-100",
+        js.symmetric_cross_entropy,
+        oracles.sce,
+        {"alpha": 6.0, "beta": 0.1, "log_zero": -9.21},
+    ),
+]
+
+# One of every formula, for what does not depend on the numbers.
+FORMULAS = [
+    case
+    for case in LOSSES
+    if case.options == {} or case.name in ("z_loss", "cross_entropy, everything", "gce, q 0")
+]
+
+# (stats) -> [...]
+STATS_LOSSES = [
+    Case("nll", js.nll, oracles.cross_entropy),
+    Case("nll, smoothed", js.nll, oracles.cross_entropy, {"label_smoothing": 0.1}),
+    Case("nll, z_loss", js.nll, oracles.cross_entropy, {"z_loss": 0.01}),
+    Case("focal", js.focal, oracles.focal, {"gamma": 1.5}),
+    Case("poly1", js.poly1, oracles.poly1),
+    Case("gce", js.gce, oracles.gce, {"q": 0.4}),
+    Case("mae", js.mae, oracles.mae),
+    Case("sce", js.sce, oracles.sce),
+]
+
+
+def margin_case(name, margin, **options):
+    return Case(name, margin, oracles.margin_logits, options)
+
+
+KEEP_BOTH = {"unit_features": False, "unit_weight": False}
+KEEP_FEATURES = {"unit_features": False}
+
+# (features, weight, labels) -> logits through linear_logits(margin=case.function)
+MARGINS = [
+    margin_case("modified_softmax", js.modified_softmax(), **KEEP_FEATURES),
+    margin_case("normface", js.normface(), scale=20.0),
+    *[margin_case(f"l_softmax {m}", js.l_softmax(m), m1=m, **KEEP_BOTH) for m in (1, 2, 3, 4)],
+    margin_case("l_softmax, anneal", js.l_softmax(4, 5.0), m1=4, anneal=5.0, **KEEP_BOTH),
+    margin_case("a_softmax", js.a_softmax(), m1=4, **KEEP_FEATURES),
+    margin_case("a_softmax, anneal", js.a_softmax(3, 2.0), m1=3, anneal=2.0, **KEEP_FEATURES),
+    margin_case("am_softmax", js.am_softmax(), m3=0.35, scale=30.0),
+    margin_case("cosface", js.cosface(), m3=0.35, scale=64.0),
+    margin_case("arcface", js.arcface(), m2=0.5, scale=64.0),
+    margin_case("combined_margin", js.combined_margin(), m2=0.3, m3=0.2, scale=64.0),
+    margin_case(
+        "combined_margin 2", js.combined_margin(2, 0.3, 0.1, 8.0), m1=2, m2=0.3, m3=0.1, scale=8.0
+    ),
+    margin_case("angular_margin 1.35", js.angular_margin(1.35, scale=8.0), m1=1.35, scale=8.0),
+    margin_case(
+        "angular_margin 1.5", js.angular_margin(1.5, 1.0, scale=8.0), m1=1.5, m2=1.0, scale=8.0
+    ),
+]
+STRAIGHT_THROUGH = js.angular_margin(1.0, 0.5, scale=8.0, gradient="straight_through")
+
+
+# --- inputs ---
+
+DTYPES = ["float32", "bfloat16", "float16", "float64", "int32"]
+CLASSES = [1, 2, 3, 10, 1000]
+# Every class count in float32, every dtype at 10 classes.
+CLASSES_AND_DTYPES = [*[(c, "float32") for c in CLASSES], *[(10, d) for d in DTYPES[1:]]]
+# One rounding of the result, and for float32 and float64 the few of the computation itself.
+RTOL = {"float64": 1e-13, "float32": 2e-6, "bfloat16": 2**-8, "float16": 2**-10, "int32": 2e-6}
+FLOAT16_STEP = 2.0**-24  # the distance of its subnormal numbers
+
+
+def hard_logits(classes, dtype="float32", seed=0):
+    """Return rows that are near uniform, ordinary, peaked, and far from zero: `[8, classes]`."""
+    rng = np.random.default_rng(seed)
+    normal = rng.normal(size=(8, classes))
+    scale = np.array([1e-3, 1e-3, 1.0, 1.0, 8.0, 8.0, 2.0, 2.0])[:, None]
+    offset = np.array([0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 300.0, -300.0])[:, None]
+    return jnp.asarray(normal * scale + offset).astype(dtype)
+
+
+def labels_for(classes, seed=0):
+    """Return labels `[8]` of which the first is the first class and the last is the last."""
+    labels = np.random.default_rng(seed + 1).integers(0, classes, 8)
+    labels[0], labels[-1] = 0, classes - 1
+    return jnp.asarray(labels, jnp.int32)
+
+
+def distributions(classes, seed=0):
+    """Return float labels `[8, classes]`: one-hot rows, mixed ones, and one with zeros."""
+    rng = np.random.default_rng(seed + 2)
+    q = rng.dirichlet(np.ones(classes), 8)
+    q[0] = oracles.one_hot(classes - 1, classes)
+    q[1] = oracles.one_hot(0, classes)
+    q[2, : classes // 2] = 0
+    return jnp.asarray(q, jnp.float32)
+
+
+def some_mask(classes, seed=0):
+    """Return a class mask `[8, classes]` that keeps the last class and about half of the others."""
+    mask = np.random.default_rng(seed + 3).random((8, classes)) < 0.5
+    mask[:, -1] = True
+    return mask
+
+
+def head(dtype="float32", seed=0, examples=4, size=3, classes=5):
+    """Return features, weight and labels whose numbers are exact in every float dtype."""
+    rng = np.random.default_rng(seed)
+    features = np.round(rng.normal(size=(examples, size)) * 16) / 16 + 1 / 32
+    weight = np.round(rng.normal(size=(classes, size)) * 16) / 16 + 1 / 32
+    labels = np.arange(examples) * (classes - 1) // max(examples - 1, 1)
+    return jnp.asarray(features).astype(dtype), jnp.asarray(weight).astype(dtype), labels

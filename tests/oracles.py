@@ -1,0 +1,157 @@
+"""The formulas of the library in float64 numpy, written from probabilities and not from log-odds.
+
+Every function takes the exact input of the library, whatever its dtype, and computes in float64.
+Only 1 - p is taken with care (the sum of the other probabilities), since a plain difference would
+have no digit left in the tails that the tests look at.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+# --- maps: (logits, axis, *, where, ...) ---
+
+
+def switched_off(logits, where, temperature=1.0):
+    z = np.asarray(logits, np.float64)
+    if where is not None:
+        z = np.where(where, z, -np.inf)
+    return z / temperature
+
+
+def softmax(logits, axis=-1, *, where=None, temperature=1.0, sink=None):
+    return np.exp(log_softmax(logits, axis, where=where, temperature=temperature, sink=sink))
+
+
+def log_softmax(logits, axis=-1, *, where=None, temperature=1.0, sink=None):
+    z = switched_off(logits, where, temperature)
+    top = z.max(axis, keepdims=True)
+    total = np.exp(z - top).sum(axis, keepdims=True)
+    if sink is not None:
+        total = total + np.exp(sink / temperature - top)
+    return z - top - np.log(total)
+
+
+def logsumexp(logits, axis=-1, *, where=None):
+    z = switched_off(logits, where)
+    top = z.max(axis, keepdims=True)
+    return np.squeeze(top + np.log(np.exp(z - top).sum(axis, keepdims=True)), axis)
+
+
+def hardmax(logits, axis=-1, *, where=None):
+    z = np.moveaxis(switched_off(logits, where), axis, -1)
+    return np.moveaxis(np.eye(z.shape[-1])[z.argmax(-1)], -1, axis)
+
+
+def range_limited_softmax(logits, axis=-1, *, where=None, num_samples):
+    on = np.ones(np.shape(logits)) if where is None else np.broadcast_to(where, np.shape(logits))
+    classes = on.sum(axis, keepdims=True)
+    p = softmax(logits, axis, where=where)
+    return np.where(on, 1 / num_samples + (1 - classes / num_samples) * p, 0)
+
+
+def gaussian_softmax(logits, axis=-1, *, where=None, num_samples):
+    power = (num_samples - 1.0) ** softmax(logits, axis, where=where)
+    power = power if where is None else np.where(where, power, 0)
+    return power / power.sum(axis, keepdims=True)
+
+
+def log_gaussian_softmax(logits, axis=-1, *, where=None, num_samples):
+    with np.errstate(divide="ignore"):
+        return np.log(gaussian_softmax(logits, axis, where=where, num_samples=num_samples))
+
+
+# --- losses: (logits, q, *, where, ...), q a distribution or one-hot, classes last ---
+
+
+def one_hot(labels, classes):
+    return np.eye(classes)[np.asarray(labels)]
+
+
+def probabilities(logits, where=None, temperature=1.0):
+    """Return p, 1 - p and -log p of every class, each to full relative precision."""
+    log_p = log_softmax(logits, where=where, temperature=temperature)
+    p = np.exp(log_p)
+    rest = p @ (1 - np.eye(p.shape[-1]))
+    with np.errstate(divide="ignore"):
+        return p, rest, np.where(p > 0.5, -np.log1p(-np.minimum(rest, 0.5)), -log_p)
+
+
+def expected(q, losses):
+    """Return sum_j q_j loss_j, in which q_j = 0 wins over an infinite loss."""
+    q = np.asarray(q, np.float64)
+    return np.where(q == 0, 0, q * np.where(q == 0, 0, losses)).sum(-1)
+
+
+def cross_entropy(
+    logits, q, *, where=None, temperature=1.0, label_smoothing=0.0, z_loss=0.0, class_weight=1.0
+):
+    nll = probabilities(logits, where, temperature)[2]
+    on = np.ones(nll.shape, bool) if where is None else np.broadcast_to(where, nll.shape)
+    mean = np.where(on, nll, 0).sum(-1, keepdims=True) / on.sum(-1, keepdims=True)
+    smooth = mean if label_smoothing else np.zeros_like(mean)
+    log_z = logsumexp(switched_off(logits, where, temperature))[..., None]
+    losses = (1 - label_smoothing) * nll + label_smoothing * smooth + z_loss * log_z**2
+    return expected(np.asarray(q, np.float64) * class_weight, losses)
+
+
+def focal(logits, q, *, where=None, gamma=2.0):
+    _, rest, nll = probabilities(logits, where)
+    return expected(q, rest**gamma * nll)
+
+
+def poly1(logits, q, *, where=None, epsilon=2.0):
+    _, rest, nll = probabilities(logits, where)
+    return expected(q, nll + epsilon * rest)
+
+
+def gce(logits, q_labels, *, where=None, q=0.7):
+    _, _, nll = probabilities(logits, where)
+    return expected(q_labels, nll if q == 0 else -np.expm1(-q * nll) / q)
+
+
+def mae(logits, q, *, where=None):
+    p, _, _ = probabilities(logits, where)
+    distance = np.abs(p[..., None, :] - np.eye(p.shape[-1])).sum(-1)
+    return expected(q, distance)
+
+
+def sce(logits, q, *, where=None, alpha=0.1, beta=1.0, log_zero=-4.0):
+    _, rest, nll = probabilities(logits, where)
+    return expected(q, alpha * nll - beta * log_zero * rest)
+
+
+def kl_divergence(logits, q, *, where=None):
+    q = np.asarray(q, np.float64)
+    return expected(q, np.log(np.where(q == 0, 1, q)) + probabilities(logits, where)[2])
+
+
+def binary_cross_entropy(logits, labels, *, pos_weight=1.0):
+    z, y = np.asarray(logits, np.float64), np.asarray(labels, np.float64)
+    return pos_weight * y * np.logaddexp(0, -z) + (1 - y) * np.logaddexp(0, z)
+
+
+# --- margins ---
+
+
+def phi(cosine, m1=1.0, m2=0.0, m3=0.0, anneal=0.0):
+    """Return the continued cosine by its definition, through the angle."""
+    c = np.clip(np.asarray(cosine, np.float64), -1, 1)
+    a = m1 * np.arccos(c) + m2
+    k = np.floor(a / np.pi)
+    return (anneal * c + (-1) ** k * np.cos(a) - 2 * k - m3) / (1 + anneal)
+
+
+def margin_logits(
+    features, weight, labels, *, scale=1.0, unit_features=True, unit_weight=True, **margin
+):
+    x, w = np.asarray(features, np.float64), np.asarray(weight, np.float64)
+    x_norm, w_norm = np.linalg.norm(x, axis=-1, keepdims=True), np.linalg.norm(w, axis=-1)
+    cosine = (x @ w.T) / (x_norm * w_norm)
+    true = one_hot(labels, len(w)).astype(bool)
+    z = np.where(true, phi(cosine, **margin), cosine)
+    return scale * z * (1 if unit_features else x_norm) * (1 if unit_weight else w_norm)
+
+
+def float64(x):
+    """Return the exact values of an array of any dtype."""
+    return np.asarray(jnp.asarray(x), np.float64)

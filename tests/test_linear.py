@@ -1,0 +1,84 @@
+"""linear_logits without margins, and the order of its steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from cases import MARGINS, head, over
+from numpy.testing import assert_allclose, assert_array_equal
+
+import jsoftmax as js
+
+BIAS = np.array([1.0, -2.0, 0.5, 0.0, 3.0], np.float32)
+
+
+@pytest.mark.parametrize("x_dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("w_dtype", ["float32", "bfloat16"])
+def test_mixed_dtypes_bias_and_softcap(x_dtype, w_dtype):
+    features, weight = head(x_dtype)[0], head(w_dtype)[1]
+    got = jax.jit(lambda x, w: js.linear_logits(x, w, bias=BIAS, softcap=2.5))(features, weight)
+    scores = oracles.float64(features) @ oracles.float64(weight).T + BIAS
+    assert got.dtype == jnp.float32
+    assert_allclose(got, 2.5 * np.tanh(scores / 2.5), rtol=2e-6, atol=1e-6)
+    bars = jax.grad(lambda x, w: jnp.sum(js.linear_logits(x, w)), (0, 1))(features, weight)
+    assert [bar.dtype for bar in bars] == [x_dtype, w_dtype]
+
+
+def test_order_of_bias_softcap_margin_and_scale():
+    features, weight, labels = head()
+    margin = js.cosface(0.25, 8.0)
+    got = js.linear_logits(features, weight, labels, bias=BIAS, softcap=0.7, margin=margin)
+    x, w = oracles.float64(features), oracles.float64(weight)
+    cosine = x @ w.T / np.linalg.norm(x, axis=-1, keepdims=True) / np.linalg.norm(w, axis=-1)
+    capped = 0.7 * np.tanh((cosine + BIAS) / 0.7)
+    true = oracles.one_hot(labels, 5)
+    # A cosine beyond [-1, 1] can not come out of a cap of 0.7.
+    assert_allclose(got, 8 * (capped - 0.25 * true), rtol=2e-6, atol=2e-6)
+
+
+@over(MARGINS)
+def test_without_labels_there_is_no_margin(case):
+    features, weight, labels = head()
+    got = jax.jit(js.linear_logits)(features, weight, margin=case.function)
+    plain = {
+        k: v for k, v in case.options.items() if k in ("scale", "unit_features", "unit_weight")
+    }
+    assert_allclose(
+        got, oracles.margin_logits(features, weight, labels, **plain), rtol=3e-6, atol=1e-5
+    )
+    # With labels, only the true class changes.
+    with_labels = jax.jit(js.linear_logits)(features, weight, labels, margin=case.function)
+    other = ~oracles.one_hot(labels, 5).astype(bool)
+    assert_array_equal(with_labels[other], got[other])
+
+
+@over([case for case in MARGINS if case.name in ("l_softmax, anneal", "a_softmax", "arcface")])
+def test_a_bad_label_leaves_its_row_to_the_loss(case):
+    features, weight, _ = head()
+    labels = jnp.array([0, -1, 7, 4])
+    logits = js.linear_logits(features, weight, labels, margin=case.function)
+    plain = js.linear_logits(features, weight, margin=case.function)
+    assert_array_equal(logits[1:3], plain[1:3])
+    assert_array_equal(np.isnan(js.cross_entropy(logits, labels)), [False, True, True, False])
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3), (0,)])
+def test_leading_shapes(shape):
+    features = jnp.ones((*shape, 4))
+    labels = jnp.zeros(shape, jnp.uint8)
+    logits = js.linear_logits(features, jnp.eye(5, 4), labels, margin=js.arcface())
+    assert logits.shape == (*shape, 5)
+
+
+def test_traced_softcap_has_a_gradient():
+    features, weight, _ = head()
+
+    def total(cap):
+        return jnp.sum(js.linear_logits(features, weight, softcap=cap))
+
+    a = oracles.float64(features) @ oracles.float64(weight).T
+    expected = (np.tanh(a / 2) - a / 2 / np.cosh(a / 2) ** 2).sum()
+    assert_allclose(jax.jit(jax.grad(total))(2.0), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="softcap"):
+        js.linear_logits(features, weight, softcap=0.0)

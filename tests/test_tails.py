@@ -1,0 +1,185 @@
+"""Relative accuracy of values and gradients, however sure the model is, right or wrong.
+
+The oracle knows the exact float32 logits and takes the log-odds u of the true class, the
+probabilities of the other classes given that it is none of them, and everything else, in float64.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracles
+import pytest
+from cases import hard_logits, labels_for
+from numpy.testing import assert_allclose, assert_array_equal
+
+import jsoftmax as js
+
+BOUND = 5e-6  # 40 units in the last place of float32
+
+
+def bound_of(u, classes):
+    """Return the bound, which is wider where u itself is rounded: exp(u + δ) is off by δ.
+
+    With two classes u is a float32 number. With more it is rounded twice on its way, each time by
+    up to |u| 2^-24, which is more than the bound from |u| = 42.
+    """
+    return BOUND if classes == 2 else np.maximum(BOUND, 2 * np.abs(u) * 2.0**-24)
+
+
+def confident_logits(u, classes):
+    """Return float32 logits whose last class has log-odds close to u against ordinary others."""
+    others = np.random.default_rng(0).normal(size=(len(u), classes - 1)) * 0.1
+    others[:, 0] = 0 if classes == 2 else others[:, 0]
+    target = u + np.logaddexp.reduce(others, -1)
+    return jnp.asarray(np.column_stack([others, target]), jnp.float32)
+
+
+def split(logits):
+    """Return u, σ(u), σ(-u) and the shares of the other classes, all float64."""
+    z = np.asarray(logits, np.float64)
+    others = np.logaddexp.reduce(z[:, :-1], -1)
+    u = z[:, -1] - others
+    return u, np.exp(-softplus(-u)), np.exp(-softplus(u)), np.exp(z[:, :-1] - others[:, None])
+
+
+def softplus(x):
+    return np.logaddexp(0, x)
+
+
+def run(loss, logits):
+    """Return per-example losses and their gradients."""
+    out, pullback = jax.vjp(jax.jit(loss), logits)
+    return np.asarray(out, np.float64), np.asarray(pullback(jnp.ones_like(out))[0], np.float64)
+
+
+def check(loss, value, slope, logits, bound=BOUND):
+    """Compare with a loss of u whose derivative is `slope`: d/dz_y = slope, d/dz_j = -slope w_j."""
+    u, _, _, shares = split(logits)
+    out, bar = run(loss, logits)
+    expected_bar = np.column_stack([-slope[:, None] * shares, slope])
+    for got, expected in [(out, value), (bar.T, expected_bar.T)]:
+        error = np.abs(got - expected) / np.maximum(np.abs(expected), 1e-37)
+        assert np.max(error / bound) < 1, (
+            f"relative error {error.max()} at u = {u[error.argmax() % len(u)]}"
+        )
+    assert_allclose(bar.sum(-1) / np.abs(bar).max(-1).clip(1e-37), 0, atol=1e-6)
+
+
+def one_hot(logits):
+    return jax.nn.one_hot(jnp.full(len(logits), logits.shape[-1] - 1), logits.shape[-1])
+
+
+@pytest.mark.parametrize("side", ["right", "wrong"])
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("classes", [2, 3, 10, 1000])
+def test_cross_entropy(classes, soft, side):
+    u = np.linspace(0, 80, 321) * (1 if side == "right" else -1)
+    logits = confident_logits(u, classes)
+    labels = one_hot(logits) if soft else jnp.full(len(u), classes - 1)
+    u, _, wrong, _ = split(logits)
+    bound = bound_of(u, classes)
+    check(lambda z: js.cross_entropy(z, labels), softplus(-u), -wrong, logits, bound)
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_optax_fails_the_same_bound(classes):
+    logits = confident_logits(np.array([20.0]), classes)
+    u, _, wrong, _ = split(logits)
+    out, bar = run(
+        lambda z: optax.softmax_cross_entropy_with_integer_labels(z, jnp.array([classes - 1])),
+        logits,
+    )
+    assert abs(out[0] / softplus(-u)[0] - 1) > BOUND
+    assert abs(bar[0, -1] / -wrong[0] - 1) > BOUND
+
+
+# name: loss, value and slope as functions of u, p, 1 - p
+CLOSED_FORMS = {
+    "gce": (
+        partial(js.generalized_cross_entropy, q=0.7),
+        lambda u, p, r: -np.expm1(-0.7 * softplus(-u)) / 0.7,
+        lambda u, p, r: -(p**0.7) * r,
+    ),
+    "mae": (js.mae_loss, lambda u, p, r: 2 * r, lambda u, p, r: -2 * p * r),
+    "poly": (
+        js.poly_loss,
+        lambda u, p, r: softplus(-u) + 2 * r,
+        lambda u, p, r: -r - 2 * p * r,
+    ),
+    "sce": (
+        js.symmetric_cross_entropy,
+        lambda u, p, r: 0.1 * softplus(-u) + 4 * r,
+        lambda u, p, r: -0.1 * r - 4 * p * r,
+    ),
+    "focal": (
+        partial(js.focal_loss, gamma=2.0),
+        lambda u, p, r: r**2 * softplus(-u),
+        lambda u, p, r: -(r**2) * (2 * p * softplus(-u) + r),
+    ),
+    "focal, gamma 0.5": (
+        partial(js.focal_loss, gamma=0.5),
+        lambda u, p, r: r**0.5 * softplus(-u),
+        lambda u, p, r: -(r**0.5) * (0.5 * p * softplus(-u) + r),
+    ),
+}
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("classes", [2, 10])
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_other_losses(name, classes, soft):
+    loss, value, slope = CLOSED_FORMS[name]
+    # focal takes exp(-2 u), which is as good as |2 u| roundings and underflows beyond 40.
+    logits = confident_logits(np.linspace(-40, 25, 131), classes)
+    labels = one_hot(logits) if soft else jnp.full(len(logits), classes - 1)
+    bound = 1e-5 if "focal" in name else BOUND
+    u, p, rest, _ = split(logits)
+    check(lambda z: loss(z, labels), value(u, p, rest), slope(u, p, rest), logits, bound)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("classes", [2, 10])
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_common_offset_of_a_million(soft, classes, sign):
+    # The logits keep only 1/16 of resolution; what is left of them counts exactly.
+    logits = sign * 1e6 + jnp.round(hard_logits(classes)[2:6] * 16) / 16
+    labels = labels_for(classes)[2:6]
+    q = oracles.one_hot(labels, classes)
+    label = jnp.float32(q) if soft else labels
+    out, bar = run(lambda z: js.cross_entropy(z, label), logits)
+    assert_allclose(out, oracles.cross_entropy(logits, q), rtol=BOUND)
+    assert_allclose(bar, oracles.softmax(logits) - q, rtol=BOUND, atol=1e-7)
+    cold = js.softmax(logits, temperature=0.5)
+    assert_allclose(cold, oracles.softmax(logits, temperature=0.5), rtol=1e-5, atol=1e-37)
+    out, _ = run(lambda z: js.cross_entropy(z, label, label_smoothing=0.1, temperature=2.0), logits)
+    smoothed = oracles.cross_entropy(logits, q, label_smoothing=0.1, temperature=2.0)
+    assert_allclose(out, smoothed, rtol=BOUND)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_logits_of_size_1e30(soft):
+    logits = jnp.array([[1e30, -1e30, 0.0], [-1e30, 1e30, 1e30], [1e30, -1e30, 1e30]], jnp.float32)
+    labels = jnp.array([0, 1, 1])
+    given = jax.nn.one_hot(labels, 3) if soft else labels
+    with jax.debug_nans(True):
+        out, bar = run(lambda z: js.cross_entropy(z, given), logits)
+        p = jax.jit(js.softmax)(logits)
+        log_p = jax.jit(partial(js.log_softmax, temperature=10.0))(logits)
+    assert_array_equal(p, [[1, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5]])
+    assert_allclose(log_p[1], [-2e29, -np.log(2), -np.log(2)], rtol=1e-6)
+    assert_allclose(out, [0, np.log(2), 2e30], rtol=1e-6)
+    expected = [[0, 0, 0], [0, -0.5, 0.5], [0.5, -1, 0.5]]
+    assert_allclose(bar, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("classes", [3, 10, 1000])
+def test_gradient_of_a_distribution_is_p_minus_q(classes):
+    logits = hard_logits(classes)
+    q = jax.nn.softmax(jax.random.normal(jax.random.key(0), logits.shape))
+    for loss in (js.cross_entropy, js.kl_divergence):
+        _, bar = run(lambda z, loss=loss: loss(z, q), logits)
+        expected = oracles.softmax(logits) - oracles.float64(q)
+        assert_allclose(bar, expected, rtol=BOUND, atol=3e-7)

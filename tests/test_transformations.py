@@ -1,0 +1,269 @@
+"""The matrix: every map, loss and margin x every transformation x dtype.
+
+In float64 derivatives are compared with finite differences, up to the second order, forward and
+reverse. In float32 and bfloat16 every transformation is compared with that float64 evaluation of
+the same numbers.
+"""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from cases import LOSSES, MAPS, MARGINS, STRAIGHT_THROUGH, over
+from jax.test_util import check_grads
+from numpy.testing import assert_allclose
+
+import jsoftmax as js
+
+
+class Member(NamedTuple):
+    name: str
+    function: Any  # of one array [3, 5] or, for margins, features [3, 3]
+    width: int = 5
+
+
+ROWS = 3
+LABELS = np.array([0, 4, 2], np.int32)
+SOFT = np.array([[0.25, 0.5, 0.125, 0.125, 0], [0, 0, 0, 0, 1], [0.5, 0.25, 0, 0, 0.25]])
+WEIGHT = np.array([[1, 0.5, -1], [0.25, -1, 1], [-1, 1, 0.5], [1.5, 0.75, 0.25], [-0.5, 0.5, 1]])
+
+
+def margin_loss(margin):
+    def function(features):
+        weight = jnp.asarray(WEIGHT).astype(features.dtype)
+        labels = LABELS[: len(features)]
+        return js.cross_entropy(js.linear_logits(features, weight, labels, margin=margin), labels)
+
+    return function
+
+
+def loss_of_labels(case):
+    return lambda z: case.function(z, LABELS[: len(z)], **case.options)
+
+
+def loss_of_distribution(case):
+    return lambda z: case.function(z, jnp.asarray(SOFT[: len(z)]).astype(z.dtype), **case.options)
+
+
+def of_distribution(loss):
+    return lambda z: loss(z, jnp.asarray(SOFT[: len(z)]).astype(z.dtype))
+
+
+# Members that differ in their options only are left to the other files: compiling is what costs.
+KEPT = (
+    *(
+        "cross_entropy",
+        "cross_entropy, everything",
+        "focal",
+        "poly",
+        "gce",
+        "gce, q 0",
+        "mae",
+        "sce",
+    ),
+    *("l_softmax 1", "l_softmax, anneal", "a_softmax", "cosface", "arcface", "combined_margin 2"),
+    "angular_margin 1.35",
+)
+EXPECTED_LOSSES = ("cross_entropy", "cross_entropy, everything", "focal", "gce")
+MEMBERS = [
+    *[
+        Member(c.name, lambda z, c=c: c.function(z, **c.options))
+        for c in MAPS
+        if c.function != gumbel
+    ],
+    *[Member(c.name, loss_of_labels(c)) for c in LOSSES if c.name in KEPT],
+    *[
+        Member(f"{c.name}, soft", loss_of_distribution(c))
+        for c in LOSSES
+        if c.name in EXPECTED_LOSSES
+    ],
+    Member("kl_divergence", of_distribution(js.kl_divergence)),
+    Member("binary_cross_entropy", of_distribution(js.binary_cross_entropy)),
+    *[Member(c.name, margin_loss(c.function), 3) for c in MARGINS if c.name in KEPT],
+]
+# Their derivative is not that of their value, by definition.
+ESTIMATORS = [
+    Member("straight_through margin", margin_loss(STRAIGHT_THROUGH), 3),
+    Member("straight_through", lambda z: js.straight_through(js.hardmax(z), js.softmax(z))),
+    Member("gumbel_softmax", lambda z: js.gumbel_softmax(jax.random.key(0), z)),
+]
+
+
+def inputs(member, dtype):
+    """Return `[3, width]` of which every number is exact in every dtype."""
+    normal = np.random.default_rng(len(member.name)).normal(size=(ROWS, member.width))
+    return jnp.asarray(np.round(normal * 16) / 8 + 1 / 16).astype(dtype)
+
+
+def direction(z):
+    """Return a tangent whose numbers are exact in every dtype."""
+    return ((jnp.arange(z.size) - z.size // 2) / 8).reshape(z.shape).astype(z.dtype)
+
+
+def weighted_sum(function):
+    """Return a scalar whose cotangents are not 1 and not equal, summed in float32 or wider."""
+
+    def total(z):
+        out = function(z)
+        out = out.astype(jnp.float32) if out.dtype.itemsize < 4 else out
+        return jnp.sum(out * (0.5 + jnp.arange(out.size) / 16).reshape(out.shape).astype(out.dtype))
+
+    return total
+
+
+def first_derivatives(function, z):
+    return {
+        "value": function(z),
+        "grad": jax.grad(weighted_sum(function))(z),
+        "jvp": jax.jvp(function, (z,), (direction(z),))[1],
+    }
+
+
+def second_derivatives(function, z):
+    """Return them forward over reverse and reverse over reverse."""
+    total, v = weighted_sum(function), direction(z)
+    return {
+        "hessian": jax.hessian(lambda z: total(z.reshape(v.shape)))(z.ravel()),
+        "reverse over reverse": jax.grad(lambda z: jnp.vdot(jax.grad(total)(z), v))(z),
+    }
+
+
+def derivatives(function, z):
+    return first_derivatives(function, z) | second_derivatives(function, z)
+
+
+def batches_and_loops(function, z):
+    """Return what vmap, scan and remat make of the same numbers."""
+    total = weighted_sum(function)
+    stacked = jnp.stack([z, z[::-1]])
+    _, (values, grads) = jax.lax.scan(lambda _, z: (0, jax.value_and_grad(total)(z)), 0, stacked)
+    return {
+        "vmap": jax.vmap(function)(stacked)[0],
+        "vmap of grad": jax.vmap(jax.grad(total))(stacked)[0],
+        "remat": jax.grad(jax.checkpoint(total))(z),
+        "scan": values[0],
+        "scan of grad": grads[0],
+    }
+
+
+@cache
+def reference(member):
+    """Return the derivatives in float64, as numpy arrays."""
+    with jax.enable_x64(True):
+        z = inputs(member, "float64")
+        found = jax.jit(lambda z: derivatives(member.function, z))(z)
+        found = jax.tree.map(np.asarray, found)
+        weights = 0.5 + np.arange(found["value"].size) / 16
+        return found | {"total": found["value"].ravel() @ weights}
+
+
+@over(MEMBERS, "member")
+def test_derivatives_against_finite_differences(member):
+    step = 1e-5
+    got = reference(member)
+    with jax.enable_x64(True):
+        z = inputs(member, "float64")
+        total = weighted_sum(member.function)
+        run = jax.jit(lambda z: (total(z), jax.grad(total)(z), member.function(z)))
+        columns = [
+            jax.tree.map(lambda up, down: (up - down) / (2 * step), run(z + d), run(z - d))
+            for d in step * np.eye(z.size).reshape(z.size, *z.shape)
+        ]
+        grad = np.array([column[0] for column in columns]).reshape(z.shape)
+        hessian = np.array([column[1] for column in columns]).reshape(z.size, z.size)
+        v = np.asarray(direction(z))
+        jvp = sum(np.asarray(column[2]) * x for column, x in zip(columns, v.ravel(), strict=True))
+    expected = {
+        "grad": grad,
+        "jvp": jvp,
+        "hessian": hessian,
+        "reverse over reverse": (hessian @ v.ravel()).reshape(z.shape),
+    }
+    for name, value in expected.items():
+        # Central differences: step² times the third derivative, and 1e-16 / step of rounding.
+        size = max(np.abs(value).max(), np.abs(got["value"]).max(), 1)
+        assert_allclose(got[name], value, rtol=0, atol=1e-6 * size, err_msg=name)
+    assert_allclose(got["hessian"], got["hessian"].T, atol=1e-12 * np.abs(hessian).max())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@over([*MEMBERS, *ESTIMATORS[:2]], "member")
+def test_transformations_against_float64(member, dtype):
+    z = inputs(member, dtype)
+    expected = dict(reference(member))
+    expected |= dict.fromkeys(("vmap of grad", "remat", "scan of grad"), expected["grad"])
+    expected |= {"vmap": expected["value"], "scan": expected["total"]}
+    parts = [derivatives, batches_and_loops] if dtype == "float32" else [first_derivatives]
+    got = {}
+    for part in parts:
+        got |= jax.jit(lambda z, part=part: part(member.function, z))(z)
+    assert got["grad"].dtype == dtype
+    for name, value in got.items():
+        # Second derivatives are differences of terms of the size of the first.
+        size = np.abs(expected[name]).max()
+        if name in ("hessian", "reverse over reverse"):
+            size = max(size, np.abs(expected["grad"]).max())
+        bound = {"float32": 2e-5, "bfloat16": 2**-6}[dtype] * max(size, 1e-2)
+        assert_allclose(oracles.float64(value), expected[name], rtol=0, atol=bound, err_msg=name)
+
+
+@over(ESTIMATORS, "member")
+def test_estimators_under_transformations(member):
+    z = inputs(member, "float32")
+    eager = jax.grad(weighted_sum(member.function))(z)
+    assert_allclose(
+        jax.jit(jax.grad(weighted_sum(member.function)))(z), eager, rtol=2e-5, atol=1e-6
+    )
+    assert np.abs(eager).max() > 1e-3
+
+
+# --- hyper-parameters: (h, logits) -> array, and a value ---
+
+CE = js.cross_entropy
+HYPERPARAMETERS = {
+    "softmax temperature": (lambda h, z: js.softmax(z, temperature=h), 0.7),
+    "log_softmax temperature": (lambda h, z: js.log_softmax(z, temperature=h), 1.7),
+    "sink": (lambda h, z: js.softmax(z, sink=h, temperature=2.0), 0.3),
+    "log sink": (lambda h, z: js.log_softmax(z, sink=h), 0.3),
+    "sink temperature": (lambda h, z: js.softmax(z, sink=0.5, temperature=h), 2.0),
+    "gumbel": (lambda h, z: js.gumbel_softmax(jax.random.key(1), z, temperature=h), 0.5),
+    "range_limited": (lambda h, z: js.range_limited_softmax(z, num_samples=h), 50.0),
+    "gaussian": (lambda h, z: js.gaussian_softmax(z, num_samples=h), 50.0),
+    "log_gaussian": (lambda h, z: js.log_gaussian_softmax(z, num_samples=h), 50.0),
+    "temperature": (lambda h, z: CE(z, LABELS, temperature=h), 0.7),
+    "temperature, soft": (lambda h, z: CE(z, SOFT, temperature=h), 0.7),
+    "temperature, z_loss": (lambda h, z: CE(z, LABELS, temperature=h, z_loss=0.1), 2.0),
+    "label_smoothing": (lambda h, z: CE(z, LABELS, label_smoothing=h), 0.1),
+    "label_smoothing, soft": (lambda h, z: CE(z, SOFT, label_smoothing=h), 0.1),
+    "z_loss": (lambda h, z: CE(z, LABELS, z_loss=h), 0.01),
+    "z_loss, soft": (lambda h, z: CE(z, SOFT, z_loss=h), 0.01),
+    "gamma": (lambda h, z: js.focal_loss(z, LABELS, gamma=h), 2.0),
+    "gamma, soft": (lambda h, z: js.focal_loss(z, SOFT, gamma=h), 0.5),
+    "epsilon": (lambda h, z: js.poly_loss(z, LABELS, epsilon=h), 2.0),
+    "q": (lambda h, z: js.generalized_cross_entropy(z, LABELS, q=h), 0.7),
+    "q small": (lambda h, z: js.generalized_cross_entropy(z, LABELS, q=h), 1e-3),
+    "alpha": (lambda h, z: js.symmetric_cross_entropy(z, LABELS, alpha=h), 0.1),
+    "beta": (lambda h, z: js.symmetric_cross_entropy(z, LABELS, beta=h), 1.0),
+    "log_zero": (lambda h, z: js.symmetric_cross_entropy(z, LABELS, log_zero=h), -4.0),
+    "pos_weight": (lambda h, z: js.binary_cross_entropy(z, SOFT, pos_weight=h), 3.0),
+    "class_weight": (lambda h, z: CE(z, LABELS, class_weight=jnp.full(5, h)), 3.0),
+    "labels": (lambda h, z: CE(z, SOFT * (1 + h)), 0.5),
+}
+
+
+@pytest.mark.parametrize("name", HYPERPARAMETERS)
+def test_traced_hyperparameters(name):
+    function, value = HYPERPARAMETERS[name]
+    member = Member(name, None)
+    with jax.enable_x64(True):
+        z = inputs(member, "float64")
+        traced = jax.jit(function)
+        assert_allclose(traced(value, z), function(value, z), rtol=1e-11, atol=1e-12)
+        check_grads(traced, (value, z), order=1, modes=("fwd", "rev"), atol=1e-6, rtol=1e-6)
+    # In float32, and the value as a Python number against a traced one.
+    z32 = inputs(member, "float32")
+    assert jax.eval_shape(traced, 1.0, z32).dtype == jnp.float32 or name in ("labels",)
