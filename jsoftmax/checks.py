@@ -162,7 +162,8 @@ def checked(function: Callable) -> Callable:
     Raised are: a NaN made anywhere inside; a label outside [0, classes) that is not the
     `ignore_index`; logits that are already probabilities (`looks_like_probabilities`). All of the
     library's losses inside `function` take part, also under `jit`, `grad`, `vmap` and `scan`, which
-    are traced anew for it.
+    are traced anew for it. Only of a `scan` that is differentiated does JAX drop the checks on
+    labels and logits; NaN is still found there.
 
     Args:
       function: any function that calls the library: a loss, or a whole training step. Wrap it as

@@ -1,4 +1,4 @@
-"""The README: its code runs, from top to bottom as a reader would, and it names every public name."""
+"""The README: its code runs from top to bottom, and it names every public name."""
 
 import re
 from pathlib import Path

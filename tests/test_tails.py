@@ -55,13 +55,16 @@ def run(loss, logits):
     return np.asarray(out, np.float64), np.asarray(pullback(jnp.ones_like(out))[0], np.float64)
 
 
-def check(loss, value, slope, logits, bound=BOUND):
-    """Compare with a loss of u whose derivative is `slope`: d/dz_y = slope, d/dz_j = -slope w_j."""
+def check(loss, value, slope, logits, bound=BOUND, least=1e-37):
+    """Compare with a loss of u whose derivative is `slope`: d/dz_y = slope, d/dz_j = -slope w_j.
+
+    The bound is on the relative error of numbers down to the size `least`.
+    """
     u, _, _, shares = split(logits)
     out, bar = run(loss, logits)
     expected_bar = np.column_stack([-slope[:, None] * shares, slope])
     for got, expected in [(out, value), (bar.T, expected_bar.T)]:
-        error = np.abs(got - expected) / np.maximum(np.abs(expected), 1e-37)
+        error = np.abs(got - expected) / np.maximum(np.abs(expected), least)
         assert np.max(error / bound) < 1, (
             f"relative error {error.max()} at u = {u[error.argmax() % len(u)]}"
         )
@@ -81,7 +84,10 @@ def test_cross_entropy(classes, soft, side):
     labels = one_hot(logits) if soft else jnp.full(len(u), classes - 1)
     u, _, wrong, _ = split(logits)
     bound = bound_of(u, classes)
-    check(lambda z: js.cross_entropy(z, labels), softplus(-u), -wrong, logits, bound)
+    # A distribution is measured from its largest logit. Where that is one of many equal ones, its
+    # gradient p = 1 - (1 - p) is right to 1e-7, not to 1e-7 of p.
+    least = 0.02 if soft and side == "wrong" else 1e-37
+    check(lambda z: js.cross_entropy(z, labels), softplus(-u), -wrong, logits, bound, least)
 
 
 @pytest.mark.parametrize("classes", [2, 10])

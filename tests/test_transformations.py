@@ -70,11 +70,7 @@ KEPT = (
 )
 EXPECTED_LOSSES = ("cross_entropy", "cross_entropy, everything", "focal", "gce")
 MEMBERS = [
-    *[
-        Member(c.name, lambda z, c=c: c.function(z, **c.options))
-        for c in MAPS
-        if c.function != gumbel
-    ],
+    *[Member(c.name, lambda z, c=c: c.function(z, **c.options)) for c in MAPS],
     *[Member(c.name, loss_of_labels(c)) for c in LOSSES if c.name in KEPT],
     *[
         Member(f"{c.name}, soft", loss_of_distribution(c))
