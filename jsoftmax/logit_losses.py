@@ -293,7 +293,8 @@ def binary_cross_entropy(
     if jnp.issubdtype(labels.dtype, jnp.floating):
         y = like(labels, z)
     else:
-        y = jnp.where((labels == 0) | (labels == 1), like(labels, z), jnp.nan)
+        y = like(labels, z)
+        y = jnp.where((y == 0) | (y == 1), y, jnp.nan)
     w = jnp.ones((), z.dtype) if pos_weight is None else like(pos_weight, z)
     checks.broadcasts("pos_weight", w, z.shape, "a weight that broadcasts against the logits")
     return times(w * y, softplus(-z)) + times(1 - y, softplus(z))
