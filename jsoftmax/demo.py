@@ -186,17 +186,17 @@ def table(results: list[Result]) -> Table:
     """Return the results as a table, the best of each column in bold."""
     rows = Table(
         title="On the test images, without margins",
-        caption="ECE: calibration error. within: mean angle of a feature to the mean direction of "
-        "its class.\nbetween: smallest angle between the mean directions of two classes.",
+        caption="acc: accuracy. ECE: calibration error. between: smallest angle between two classes'"
+        "\nmean directions. within: mean angle of a feature to its class's. s: seconds.",
     )
     rows.add_column("head", no_wrap=True)
     columns = {
-        "accuracy": ("accuracy", lambda r: 100 * r.accuracy, max),
+        "accuracy": ("acc %", lambda r: 100 * r.accuracy, max),
         "nll": ("NLL", lambda r: r.nll, min),
         "calibration": ("ECE %", lambda r: 100 * r.calibration_error, min),
         "within": ("within °", lambda r: r.within, min),
         "between": ("between °", lambda r: r.between, max),
-        "seconds": ("seconds", lambda r: r.seconds, min),
+        "seconds": ("s", lambda r: r.seconds, min),
     }
     cells = []
     for key, (name, value, best) in columns.items():

@@ -20,7 +20,7 @@ def test_runs(tmp_path, capsys):
     for figure in ("embeddings.png", "margins.png"):
         assert (tmp_path / "new" / figure).read_bytes().startswith(b"\x89PNG")
         assert figure in printed.replace("\n", "")
-    assert "accuracy" in printed
+    assert "acc %" in printed
 
 
 @pytest.mark.parametrize(
