@@ -186,7 +186,7 @@ def table(results: list[Result]) -> Table:
     """Return the results as a table, the best of each column in bold."""
     rows = Table(
         title="On the test images, without margins",
-        caption="acc: accuracy. ECE: calibration error. between: smallest angle between two classes'"
+        caption="acc: accuracy. ECE: calibration error. between: least angle between two classes'"
         "\nmean directions. within: mean angle of a feature to its class's. s: seconds.",
     )
     rows.add_column("head", no_wrap=True)

@@ -63,7 +63,7 @@ def target_curves(margins: dict, path: Path) -> Path:
     """Draw the target score over the angle to the class vector, a curve a margin."""
     degrees = np.linspace(0, 180, 721)
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+        figure, axis = plt.subplots(figsize=(8.0, 4.2), layout="constrained")
         for (name, margin), colour in zip(margins.items(), ([0.55] * 3, *COLOURS), strict=False):
             phi = np.asarray(margin(np.cos(np.radians(degrees)).astype(np.float32)))
             axis.plot(degrees, phi, color=colour, label=name, linewidth=1.6)
@@ -76,7 +76,7 @@ def target_curves(margins: dict, path: Path) -> Path:
             ylabel="score of the true class / s",
             title="What each margin asks for: to score the same, a feature must be closer",
         )
-        axis.legend(frameon=False)
+        figure.legend(loc="outside right center", frameon=False)
         figure.savefig(path)
         plt.close(figure)
     return path
