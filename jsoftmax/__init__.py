@@ -10,7 +10,7 @@ keyword-only, angles are in radians, losses return one value per example.
 from importlib.metadata import version
 
 from jsoftmax import checks
-from jsoftmax.linear import linear_logits
+from jsoftmax.linear import linear_cross_entropy, linear_logits, linear_loss, linear_stats
 from jsoftmax.logit_losses import (
     binary_cross_entropy,
     cross_entropy,
@@ -52,6 +52,7 @@ from jsoftmax.metrics import (
     reliability_curve,
     top_k_accuracy,
 )
+from jsoftmax.rest import SparseLabels
 from jsoftmax.stats import LogitStats, logit_stats
 
 __version__ = version("jsoftmax")
@@ -67,8 +68,11 @@ __all__ = [
     "range_limited_softmax",
     "softmax",
     "straight_through",
-    # features, weight -> scores
+    # features, weight -> scores, statistics, losses
+    "linear_cross_entropy",
     "linear_logits",
+    "linear_loss",
+    "linear_stats",
     # a margin on the true class
     "AngularMargin",
     "a_softmax",
@@ -82,6 +86,7 @@ __all__ = [
     "normface",
     # scores, labels -> statistics
     "LogitStats",
+    "SparseLabels",
     "logit_stats",
     # statistics, or logits and labels -> losses
     "binary_cross_entropy",

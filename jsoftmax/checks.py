@@ -90,6 +90,19 @@ def labels_match(logits: Array, labels: Array, name: str = "labels") -> None:
         shape(name, labels, logits.shape[:-1], "an integer class for every example")
 
 
+def sparse_labels(labels: Any, examples: tuple[int, ...]) -> tuple[Array, Array]:
+    """Return the indices and probs of `SparseLabels`, checked."""
+    indices, probs = as_labels(labels.indices), jnp.asarray(labels.probs)
+    if is_distribution(indices):
+        raise TypeError(f"`labels.indices`: expected integers, got dtype {indices.dtype}.")
+    if not is_distribution(probs):
+        raise TypeError(f"`labels.probs`: expected floats, got dtype {probs.dtype}.")
+    meaning = "a list of classes for every example"
+    shape("labels.indices", indices, (*examples, *indices.shape[-1:]), meaning)
+    shape("labels.probs", probs, indices.shape, "a probability for every listed class")
+    return indices, probs
+
+
 def class_mask(where: ArrayLike, target_shape: tuple[int, ...]) -> Array:
     """Return the class mask `where` as booleans, checked to broadcast against the logits."""
     where = jnp.asarray(where)
@@ -198,21 +211,21 @@ def checked(function: Callable) -> Callable:
     return wrapper
 
 
-def values(logits: Array, labels: Array) -> None:
+def values(logits: Array | None, labels: Array, classes: int) -> None:
     """Inside `checked`: raise on labels that name no class and on logits that are probabilities."""
     if not _value_checks.value:
         return
     if not is_distribution(labels):
         lowest, highest = jnp.min(labels, initial=0), jnp.max(labels, initial=0)
         checkify.check(
-            (lowest >= 0) & (highest < logits.shape[-1]),
-            f"`labels`: expected integers in [0, {logits.shape[-1]}), "
-            "got {lowest} to {highest}.",
+            (lowest >= 0) & (highest < classes),
+            f"`labels`: expected integers in [0, {classes}), got {{lowest}} to {{highest}}.",
             lowest=lowest,
             highest=highest,
         )
-    checkify.check(
-        ~looks_like_probabilities(logits),
-        "`logits` look like probabilities: every row is non-negative and sums to 1. "
-        "The loss applies softmax itself; pass the values from before the softmax.",
-    )
+    if logits is not None:
+        checkify.check(
+            ~looks_like_probabilities(logits),
+            "`logits` look like probabilities: every row is non-negative and sums to 1. "
+            "The loss applies softmax itself; pass the values from before the softmax.",
+        )

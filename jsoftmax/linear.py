@@ -1,18 +1,31 @@
-r"""Features and class vectors to class scores.
+r"""Features and class vectors to class scores, `LogitStats` or a loss.
 
-The order inside a score is fixed: matrix product (or cosine), bias, softcap, margin, scale.
+`linear_logits` is the dense form, for reading, plotting, inference and as an oracle. The others
+never hold `examples x classes`: they go over blocks of both (tiles.py), for any margin and any loss
+of `LogitStats`. The order inside a score is the same in all: matrix product (or cosine), bias,
+softcap, margin, scale, then `where`.
 """
 
+import functools
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from jsoftmax import checks
+from jsoftmax import checks, scores
+from jsoftmax.blocks import tiles_for
+from jsoftmax.losses import centred_loss, centred_nll, nll
 from jsoftmax.margins import AngularMargin
-from jsoftmax.numerics import like, promote
-from jsoftmax.stats import at_label, is_label
+from jsoftmax.numerics import like, promote, times
+from jsoftmax.rest import SparseLabels
+from jsoftmax.stats import LogitStats, absolute, at_label, is_label
+from jsoftmax.tiles import Head, Labels, Plan, Rows, stats_of_rows, sum_and_gradients
 
-__all__ = ["linear_logits"]
+__all__ = ["linear_cross_entropy", "linear_logits", "linear_loss", "linear_stats"]
 
 
 def linear_logits(
@@ -55,50 +68,398 @@ def linear_logits(
       >>> js.linear_logits(x, w, jnp.array([0]), margin=js.cosface(margin=0.25, scale=8.0))
       Array([[6., 0.]], dtype=float32)
     """
-    features, weight = checks.as_logits(features, "features"), checks.as_logits(weight, "weight")
-    checks.has_axis("features", features, -1)
-    checks.shape("weight", weight, weight.shape[:1] + features.shape[-1:], "classes by features")
-    scores = lax.dot_general(
-        features,
-        weight,
-        (((features.ndim - 1,), (1,)), ((), ())),
-        preferred_element_type=jnp.promote_types(promote(features).dtype, promote(weight).dtype),
-    )
-    one = like(1, scores)
-    feature_norm = weight_norm = one
+    features, weight, bias, softcap = _checked(features, weight, bias, softcap)
+    feature_factor = weight_factor = None
     if margin is not None:
-        # Dividing the scores, not the vectors before the product, keeps 16-bit vectors exact.
-        feature_norm, weight_norm = _norm(features), _norm(weight)
-        scores = _divide(scores, feature_norm[..., None] if margin.normalize_features else one)
-        scores = _divide(scores, weight_norm if margin.normalize_weight else one)
-    if bias is not None:
-        bias = like(bias, scores)
-        checks.shape("bias", bias, weight.shape[:1], "a number for every class")
-        scores = scores + bias
-    if softcap is not None:
-        checks.at_least("softcap", softcap, 0, strict=True)
-        cap = like(softcap, scores)
-        scores = cap * jnp.tanh(scores / cap)
-    if margin is None:
-        return scores
+        feature_factor = scores.direction_factor(features, normalize=margin.normalize_features)
+        weight_factor = scores.direction_factor(weight, normalize=margin.normalize_weight)
+    products = scores.products(features, weight)
+    z = scores.scores(products, feature_factor, weight_factor, bias, softcap)
     if labels is not None:
         labels = checks.as_labels(labels)
         checks.shape("labels", labels, features.shape[:-1], "an integer class for every example")
-        # What makes a score out of a cosine: the norms that the margin keeps.
-        length = one if margin.normalize_features else feature_norm
-        if not margin.normalize_weight:
-            length = length * weight_norm.at[labels].get(mode="clip")
-        target = length * margin(_divide(at_label(scores, labels), length))
-        scores = jnp.where(is_label(scores, labels), target[..., None], scores)
-    return like(margin.scale, scores) * scores
+        if margin is not None:
+            length = scores.kept_length(features, weight, labels, margin)
+            target = scores.true_score(at_label(z, labels), length, margin)
+            z = jnp.where(is_label(z, labels), target[..., None], z)
+    return z if margin is None else scores.scale_of(margin, z) * z
 
 
-def _norm(x):
-    """Return the Euclidean norm over the last axis, with gradient 0 where it is 0."""
-    square = jnp.sum(jnp.square(promote(x)), -1)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+def linear_stats(
+    features: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike | SparseLabels,
+    *,
+    bias: ArrayLike | None = None,
+    softcap: ArrayLike | None = None,
+    margin: AngularMargin | None = None,
+    where: ArrayLike | None = None,
+    row_block: int | None = None,
+    class_block: int | None = None,
+) -> LogitStats:
+    r"""The `LogitStats` of a linear head, without its logits ever being held.
+
+    $$(x, W, y) \mapsto \mathrm{stats}(z, y), \qquad z = \mathrm{linear\_logits}(x, W, y)$$
+
+    Derivatives recompute the logits block by block: four matrix products with the gradient, for any
+    use of the statistics. A scalar loss is cheaper by `linear_loss`.
+
+    Args:
+      features: `[..., features]`, floats.
+      weight: `[classes, features]`.
+      labels: integers `[...]`, or `SparseLabels` (not with a margin).
+      bias: `[classes]`.
+      softcap: c > 0, the bound on the size of the scores.
+      margin: such as `arcface()`; its numbers may be traced.
+      where: booleans `[classes]`; False switches a class off.
+      row_block, class_block: how many examples and classes a block has; chosen by shape if None.
+
+    Returns:
+      `LogitStats` of `[...]`, float32 or wider; for `SparseLabels` of `[..., K]`, in which each
+      listed class in its turn is the true one. A label that names no class makes `target` NaN.
+
+    Source: the formulas of `LogitStats`, with the running maximum of Milakov, Gimelshein, "Online
+    normalizer calculation for softmax", 2018, arXiv:1805.02867.
+
+    Example:
+      >>> x, w = jnp.array([[2.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> js.linear_stats(x, w, jnp.array([0])).logsumexp
+      Array([2.1269], dtype=float32)
+    """
+    head = _Flat.of(features, weight, labels, bias, softcap, margin, where)
+    plan, rest = head.plan(None, (), row_block, class_block, mean=True)
+    stats, shift = stats_of_rows(plan, head.labels, head.rows(None), rest)
+    return head.unflatten(absolute(stats, shift))
 
 
-def _divide(x, norm):
-    """Return `x / norm`, and x itself, which is then 0, where a norm is 0."""
-    return x / jnp.where(norm > 0, norm, 1)
+def linear_loss(
+    features: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike | SparseLabels,
+    loss: Callable[[LogitStats], Array] = nll,
+    *,
+    bias: ArrayLike | None = None,
+    softcap: ArrayLike | None = None,
+    margin: AngularMargin | None = None,
+    where: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    class_weight: ArrayLike | None = None,
+    ignore_index: ArrayLike | None = None,
+    reduction: Literal["mean", "sum"] | None = "mean",
+    return_stats: bool = False,
+    row_block: int | None = None,
+    class_block: int | None = None,
+) -> Array | tuple[Array, LogitStats]:
+    r"""Any loss of `LogitStats` on a linear head, without its logits ever being held.
+
+    $$\frac{\sum_i w_i\, \ell(\mathrm{stats}_i)}{\sum_i w_i}, \qquad w_i = \mathrm{sample\_weight}_i
+    \cdot \mathrm{class\_weight}_{y_i} \cdot [y_i \ne \mathrm{ignore\_index}]$$
+
+    A scalar's gradients are made in the same pass as its value: three matrix products, as many as
+    with the logits held, and one without differentiation. They are kept until the backward pass:
+    inside a `scan` whose sum is differentiated, take the gradient in the body.
+
+    Args:
+      features: `[..., features]`, floats. bfloat16 is multiplied as it is and summed in float32.
+      weight: `[classes, features]`, a row per class vector (a Flax `kernel` is its transpose).
+      labels: integers `[...]`; or `SparseLabels`, the expected loss over them (not with a margin).
+      loss: a function of one example's `LogitStats`, such as `js.focal`, `partial(js.gce, q=0.5)`,
+        or your own. Values it closes over may be traced and get gradients.
+      bias: `[classes]`.
+      softcap: c > 0, the bound on the size of the scores.
+      margin: such as `arcface()`; its numbers may be traced and get gradients.
+      where: booleans `[classes]`; False switches a class off.
+      sample_weight: `[...]`, a factor on each example's loss; booleans are a mask.
+      class_weight: `[classes]`, a factor by label. On the probs of `SparseLabels` it is not part of
+        w: then, as in torch, the mean is over examples.
+      ignore_index: a label whose examples count for nothing, whatever their features.
+      reduction: "mean", "sum", or None for one value per example, at four matrix products.
+      return_stats: also return the `LogitStats` of the examples, without gradient.
+      row_block, class_block: how many examples and classes a block has. By default both go by the
+        shape, for speed (see blocks.py). `class_block` alone takes the least memory, for a fourth
+        product.
+
+    Returns:
+      A scalar, 0 if no weight is left; with reduction None `[...]`; float32 or wider. With
+      `return_stats` (that, stats). NaN if an example that counts has a label that names no class,
+      +inf if its class is off.
+
+    Source: gradients in the forward pass: Hsu et al., "Liger kernel", 2024, arXiv:2410.10989,
+    section 3.2; here as a `custom_jvp`, so that forward mode and Hessians work.
+
+    Example:
+      >>> x, w, y = jnp.ones((4, 2)), jnp.eye(3, 2), jnp.array([0, 1, 2, -1])
+      >>> js.linear_loss(x, w, y, js.focal, margin=js.cosface(scale=8.0), ignore_index=-1)
+      Array(4.0735, dtype=float32)
+
+      A training step that logs accuracy and log Z, which come from the same pass:
+
+      >>> def loss_fn(w):
+      ...     return js.linear_loss(x, w, y, ignore_index=-1, return_stats=True)
+      >>> (loss, stats), dw = jax.value_and_grad(loss_fn, has_aux=True)(w)
+      >>> stats.correct.mean(), stats.logsumexp
+      (Array(0., dtype=float32), Array([1.8620, 1.8620, 1.8620, 1.0986], dtype=float32))
+    """
+    return _linear_loss(
+        centred_loss(loss),
+        features,
+        weight,
+        labels,
+        bias=bias,
+        softcap=softcap,
+        margin=margin,
+        where=where,
+        sample_weight=sample_weight,
+        class_weight=class_weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        return_stats=return_stats,
+        row_block=row_block,
+        class_block=class_block,
+    )
+
+
+def linear_cross_entropy(
+    features: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike | SparseLabels,
+    *,
+    label_smoothing: ArrayLike = 0.0,
+    z_loss: ArrayLike = 0.0,
+    bias: ArrayLike | None = None,
+    softcap: ArrayLike | None = None,
+    margin: AngularMargin | None = None,
+    where: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    class_weight: ArrayLike | None = None,
+    ignore_index: ArrayLike | None = None,
+    reduction: Literal["mean", "sum"] | None = "mean",
+    return_stats: bool = False,
+    row_block: int | None = None,
+    class_block: int | None = None,
+) -> Array | tuple[Array, LogitStats]:
+    r"""Cross-entropy of a linear head, without its logits ever being held: `linear_loss` of `nll`.
+
+    $$\frac{\sum_i w_i\, \ell_i}{\sum_i w_i}, \qquad \ell_i = -\sum_j q_{ij} \log p_{ij} + \lambda\,
+    (\log Z_i)^2$$
+
+    Args:
+      features, weight, labels: as in `linear_loss`.
+      label_smoothing: ε in [0, 1]; see `nll`.
+      z_loss: λ; see `nll`.
+      bias, softcap, margin, where, sample_weight, class_weight, ignore_index, reduction,
+        return_stats, row_block, class_block: as in `linear_loss`.
+
+    Returns:
+      As `linear_loss`.
+
+    Source: as `nll` and `linear_loss`.
+
+    Example:
+      >>> x, w = jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.eye(3, 2)
+      >>> js.linear_cross_entropy(x, w, jnp.array([0, 1]), label_smoothing=0.1)
+      Array(0.4956, dtype=float32)
+    """
+    return _linear_loss(
+        functools.partial(centred_nll, label_smoothing=label_smoothing, z_loss=z_loss),
+        features,
+        weight,
+        labels,
+        bias=bias,
+        softcap=softcap,
+        margin=margin,
+        where=where,
+        sample_weight=sample_weight,
+        class_weight=class_weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        return_stats=return_stats,
+        row_block=row_block,
+        class_block=class_block,
+    )
+
+
+def _linear_loss(
+    loss,
+    features,
+    weight,
+    labels,
+    *,
+    bias,
+    softcap,
+    margin,
+    where,
+    sample_weight,
+    class_weight,
+    ignore_index,
+    reduction,
+    return_stats,
+    row_block,
+    class_block,
+):
+    """Evaluate a loss of (stats - shift, shift) on a linear head."""
+    if reduction not in ("mean", "sum", None):
+        raise ValueError(f'`reduction`: expected "mean", "sum" or None, got {reduction!r}.')
+    head = _Flat.of(features, weight, labels, bias, softcap, margin, where, ignore_index)
+    head, weights = head.weights(sample_weight, class_weight)
+    loss, closed, needs_mean = _converted(loss, weights.dtype)
+    mean = needs_mean or return_stats
+    plan, rest = head.plan(loss, closed, row_block, class_block, mean=mean)
+    if reduction is None:
+        stats, shift = stats_of_rows(plan, head.labels, head.rows(None), rest)
+        result = times(weights, plan.losses(stats, shift, head.probs, closed))
+        result = head.unflatten(jnp.where(head.ignored, 0, result))
+        stats = absolute(stats, shift)
+    else:
+        if reduction == "mean":
+            count = jnp.sum(weights)
+            weights = jnp.where(count == 0, 0, weights / jnp.where(count == 0, 1, count))
+        result, (_, stats) = _weighted_sum(plan, head.labels, head.rows(weights), rest)
+    if not return_stats:
+        return result
+    return result, jax.tree.map(jax.lax.stop_gradient, head.unflatten(stats))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _weighted_sum(plan, labels, rows, head):
+    total, evaluation, _ = sum_and_gradients(plan, labels, rows, head, None)
+    return total, evaluation
+
+
+@functools.partial(_weighted_sum.defjvp, symbolic_zeros=True)
+def _weighted_sum_jvp(plan, primals, tangents):
+    # The cotangent of a scalar only scales its gradient, so the gradient can be made with the
+    # value. As a rule for tangents, d sum = <gradient, tangent>, whose transpose is that scaling.
+    labels, rows, head = primals
+    wanted = jax.tree.map(lambda t: not isinstance(t, SymbolicZero), tangents[1:])
+    total, evaluation, gradients = sum_and_gradients(plan, labels, rows, head, wanted)
+    d_total = jnp.zeros_like(total)
+    moving = jax.tree.map(lambda yes, t: t if yes else None, wanted, tangents[1:])
+    for gradient, tangent in zip(*map(jax.tree.leaves, (gradients, moving)), strict=True):
+        d_total += jnp.sum(promote(gradient) * promote(tangent)).astype(d_total.dtype)
+    return (total, evaluation), (d_total, jax.tree.map(jnp.zeros_like, evaluation))
+
+
+class _Flat(NamedTuple):
+    """The arguments, checked, with the examples as one axis."""
+
+    features: Array
+    weight: Array
+    bias: Array | None
+    softcap: Array | None
+    margin: AngularMargin | None
+    labels: Labels
+    probs: Array | None
+    ignored: Array | bool
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, features, weight, labels, bias, softcap, margin, where, ignore_index=None):
+        features, weight, bias, softcap = _checked(features, weight, bias, softcap)
+        shape, classes = features.shape[:-1], weight.shape[0]
+        features = features.reshape(-1, features.shape[-1])
+        if not classes:
+            raise AssertionError(f"`weight`: expected at least one class, got {weight.shape}.")
+        if where is not None:
+            where = checks.class_mask(where, (classes,))
+            checks.shape("where", where, (classes,), "a switch for every class")
+        probs, ignored = None, False
+        if isinstance(labels, SparseLabels):
+            indices, probs = checks.sparse_labels(labels, shape)
+            for name, option in (("margin", margin), ("ignore_index", ignore_index)):
+                if option is not None:
+                    raise ValueError(
+                        f"`{name}`: expected integer labels with it, got SparseLabels."
+                    )
+            indices, probs = (x.reshape(-1, x.shape[-1]) for x in (indices, probs))
+        else:
+            indices = checks.as_labels(labels)
+            if checks.is_distribution(indices):
+                raise TypeError(
+                    f"`labels`: expected integers or SparseLabels, got dtype {indices.dtype}. For "
+                    "a distribution over all classes use cross_entropy on linear_logits."
+                )
+            checks.shape("labels", indices, shape, "an integer class for every example")
+            indices = indices.reshape(-1)
+            if ignore_index is not None:
+                # What is ignored must not reach a gradient, be it NaN.
+                ignored = indices == ignore_index
+                indices = jnp.where(ignored, 0, indices)
+                features = jnp.where(ignored[:, None], 0, features)
+        checks.values(None, indices, classes)
+        labels = Labels(indices, where)
+        return cls(features, weight, bias, softcap, margin, labels, probs, ignored, shape)
+
+    def weights(self, sample_weight, class_weight):
+        """Return the factors on the losses, and self with those that belong into `probs`."""
+        dtype = jnp.promote_types(promote(self.features).dtype, promote(self.weight).dtype)
+        weights = jnp.ones(self.features.shape[:1], dtype)
+        if sample_weight is not None:
+            sample_weight = jnp.asarray(sample_weight)
+            checks.shape("sample_weight", sample_weight, self.shape, "a weight for every example")
+            weights = sample_weight.reshape(-1).astype(dtype)
+        probs = self.probs
+        if class_weight is not None:
+            class_weight = jnp.asarray(class_weight)
+            expected = self.weight.shape[:1]
+            checks.shape("class_weight", class_weight, expected, "a weight for every class")
+            by_label = class_weight.at[self.labels.labels].get(mode="clip").astype(dtype)
+            if probs is None:
+                weights = weights * by_label
+            else:
+                probs = probs.astype(dtype) * by_label
+        return self._replace(probs=probs), jnp.where(self.ignored, 0, weights)
+
+    def rows(self, weights):
+        labels = self.labels.labels
+        length = scores.kept_length(self.features, self.weight, labels, self.margin)
+        return Rows(self.features, length, self.probs, weights)
+
+    def plan(self, loss, closed, row_block, class_block, *, mean):
+        (n, d), classes = self.features.shape, self.weight.shape[0]
+        leaves, tree = jax.tree.flatten(self.margin)
+        # Numbers that are known stay so: an integer multiple of the angle is a polynomial.
+        traced = [promote(x) for x in leaves if not checks.is_concrete(x)]
+
+        def margin_of(numbers):
+            numbers = iter(numbers)
+            return tree.unflatten([x if checks.is_concrete(x) else next(numbers) for x in leaves])
+
+        tiles = tiles_for(n, classes, d, row_block, class_block)
+        head = Head(self.weight, self.bias, self.softcap, traced, list(closed))
+        return Plan(tiles, margin_of, loss, mean), head
+
+    def unflatten(self, tree):
+        return jax.tree.map(lambda x: x.reshape(*self.shape, *x.shape[1:]), tree)
+
+
+def _checked(features, weight, bias, softcap):
+    """Check what all evaluators have in common; bias and softcap come back in float32 or wider."""
+    features, weight = checks.as_logits(features, "features"), checks.as_logits(weight, "weight")
+    checks.has_axis("features", features, -1)
+    checks.shape("weight", weight, weight.shape[:1] + features.shape[-1:], "classes by features")
+    wide = jnp.zeros((), jnp.promote_types(promote(features).dtype, promote(weight).dtype))
+    if bias is not None:
+        bias = like(bias, wide)
+        checks.shape("bias", bias, weight.shape[:1], "a number for every class")
+    if softcap is not None:
+        checks.at_least("softcap", softcap, 0, strict=True)
+        softcap = like(softcap, wide)
+    return features, weight, bias, softcap
+
+
+def _converted(loss, dtype):
+    """Return a loss of one example's (stats, shift), the traced values it closes over, as arguments
+    after these two, and whether it looks at the mean logit."""
+    number = jnp.zeros((), dtype)
+    example = LogitStats(number, number, number, number), number
+    jaxpr, out = jax.make_jaxpr(loss, return_shape=True)(*example)
+    if getattr(out, "shape", None) != ():
+        raise AssertionError(
+            "`loss`: expected a function of one example's LogitStats that returns one number, got "
+            f"{jax.tree.map(lambda x: x.shape, out)}. Factors by example belong in `sample_weight`."
+        )
+    mean = jaxpr.jaxpr.invars[LogitStats._fields.index("mean")]
+    looked_at = any(mean is x for eqn in jaxpr.eqns for x in eqn.invars)
+    converted, closed = jax.closure_convert(loss, *example)
+    return converted, closed, looked_at or any(mean is x for x in jaxpr.jaxpr.outvars)

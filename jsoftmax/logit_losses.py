@@ -395,7 +395,7 @@ def _align(logits, labels, axis, where, ignore_index, name="labels"):
         labels = jnp.where(ignored, 0, labels)
         logits = jnp.where(ignored[..., None], 0, logits)
         where = where if where is None else where | ignored[..., None]
-    checks.values(logits, labels)
+    checks.values(logits, labels, logits.shape[-1])
     return logits, labels, where, ignored
 
 

@@ -5,13 +5,16 @@ losses on logits and labels are in logit_losses.py. Whoever needs another loss w
 function of `LogitStats`.
 """
 
+import functools
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jsoftmax import checks
 from jsoftmax.numerics import expm1, is_known, like, promote, sigmoid, softplus, times
-from jsoftmax.stats import LogitStats
+from jsoftmax.stats import LogitStats, absolute
 
 __all__ = ["focal", "gce", "mae", "nll", "poly1", "sce", "weighted_mean"]
 
@@ -175,6 +178,34 @@ def sce(
     u = _finite_log_odds(stats)
     reverse = -like(log_zero, u) * sigmoid(-u)
     return times(like(alpha, u), nll(stats)) + like(beta, u) * reverse
+
+
+def centred_nll(
+    stats: LogitStats,
+    shift: Array,
+    *,
+    label_smoothing: ArrayLike = 0.0,
+    z_loss: ArrayLike = 0.0,
+) -> Array:
+    """Return `nll` from the stats of `logits - shift`: only the z-loss depends on the shift."""
+    loss = nll(stats, label_smoothing=label_smoothing)
+    return loss + z_penalty(z_loss, stats.logsumexp + shift)
+
+
+def centred_loss(loss: Callable[[LogitStats], Array]) -> Callable[[LogitStats, Array], Array]:
+    """Return a loss of stats as a function of the stats of `logits - shift`, and the shift.
+
+    The library's losses do not depend on the shift (but see `centred_nll`), and stay accurate for
+    logits with a large offset. Of another loss that is not known: it gets the stats themselves.
+    """
+    function, options = loss, {}
+    if isinstance(loss, functools.partial) and not loss.args:
+        function, options = loss.func, loss.keywords
+    if function is nll:
+        return functools.partial(centred_nll, **options)
+    if function in (focal, gce, mae, poly1, sce):
+        return lambda stats, shift: loss(stats)
+    return lambda stats, shift: loss(absolute(stats, shift))
 
 
 def _finite_log_odds(stats):

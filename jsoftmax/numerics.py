@@ -49,9 +49,10 @@ def exp_nonpositive(d: Array) -> Array:
     """Return `exp(d)` of a difference to a maximum, which is at most 0 by its making.
 
     It can exceed 0 where XLA compiles the producer of the logits into two places and rounds it
-    differently in each; with logits beyond 2^31 that excess alone would overflow.
+    differently in each; with logits beyond 2^31 that excess alone would overflow. (Of `minimum` the
+    derivative at 0, where the maximum itself is, would be a half.)
     """
-    return jnp.exp(jnp.minimum(d, 0))
+    return jnp.exp(jnp.where(d > 0, 0, d))
 
 
 def times(weight: Array, x: Array) -> Array:

@@ -105,7 +105,7 @@ def logit_stats(
         raise TypeError(f"`labels`: expected integers, got a distribution of dtype {labels.dtype}.")
     checks.has_axis("logits", logits, -1)
     checks.labels_match(logits, labels)
-    checks.values(logits, labels)
+    checks.values(logits, labels, logits.shape[-1])
     return _relative(_split(logits, labels, where), 0)
 
 
@@ -120,6 +120,11 @@ def centred_stats(
     split = _split(logits, labels, where)
     shift = lax.stop_gradient(finite(jnp.maximum(split.target, split.runner_up)))
     return _relative(split, shift), shift
+
+
+def absolute(stats: LogitStats, shift: Array) -> LogitStats:
+    """Return the stats of `logits` from those of `logits - shift`."""
+    return LogitStats(*(field + shift for field in stats))
 
 
 def class_stats(logits: Array, where: ArrayLike | None) -> LogitStats:

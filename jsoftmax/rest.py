@@ -1,0 +1,172 @@
+r"""Labels and the rest: statistics of a part of the classes, merged, and completed to `LogitStats`.
+
+An example lists one class, its label, or the K classes of `SparseLabels`. `Rest` describes any set
+of the classes that it does not list. Sets are merged over blocks of classes; at the end the listed
+classes join them, each with its own log-odds.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jsoftmax.numerics import exp_nonpositive, finite
+from jsoftmax.stats import LogitStats, at_label, is_label
+
+__all__ = [
+    "Rest",
+    "SparseLabels",
+    "add_at_labels",
+    "at_labels",
+    "complete",
+    "is_listed",
+    "merge",
+    "no_rest",
+    "rest_of",
+]
+
+
+class SparseLabels(NamedTuple):
+    r"""A distribution over the classes as a short list: for mixup, or a teacher's top K classes.
+
+    $$q_j = \sum_{k:\, \mathrm{indices}_k = j} \mathrm{probs}_k$$
+
+    Args:
+      indices: integers `[..., K]`. A class may be listed twice; one outside [0, classes) makes the
+        loss and gradient of its example NaN. Fill up a shorter list with any class of prob 0.
+      probs: floats `[..., K]`, used as they are: a list that does not sum to 1 weighs its example.
+
+    In place of integer labels `[...]` in `cross_entropy` and the evaluators. Memory grows with the
+    square of K.
+
+    Source: mixup: Zhang et al., 2018, arXiv:1710.09412; top-K distillation: Hinton et al., 2015,
+    arXiv:1503.02531, of a truncated teacher.
+
+    Example:
+      >>> labels = js.SparseLabels(jnp.array([[0, 2]]), jnp.array([[0.75, 0.25]]))
+      >>> js.cross_entropy(jnp.array([[2.0, 1.0, 0.0]]), labels)
+      Array([0.9076], dtype=float32)
+    """
+
+    indices: Array
+    probs: Array
+
+
+class Rest(NamedTuple):
+    """Classes that an example does not list: four numbers per example, `[...]`.
+
+    The reference is `top`, to which the others are relative, so that a common offset of the logits
+    costs no digits; it is a constant to differentiation.
+    """
+
+    top: Array  # the largest logit, -inf without classes
+    total: Array  # sum of exp(z - top)
+    below: Array  # sum of z - top
+    count: Array  # how many classes
+
+
+def no_rest(shape: tuple[int, ...], dtype: jnp.dtype) -> Rest:
+    """Return the `Rest` of no class."""
+    zero = jnp.zeros(shape, dtype)
+    return Rest(jnp.full(shape, -jnp.inf, dtype), zero, zero, zero)
+
+
+def rest_of(logits: Array, off: Array, *, mean: bool = True) -> Rest:
+    """Return the `Rest` of the logits `[..., classes]` that are not `off`, where they are -inf.
+
+    Without `mean`, what only the mean needs is left at 0, which saves passes over the logits.
+    """
+    top = lax.stop_gradient(jnp.max(logits, -1, initial=-jnp.inf))
+    relative = logits - finite(top)[..., None]
+    total = jnp.sum(exp_nonpositive(relative), -1)
+    if not mean:
+        return Rest(top, total, jnp.zeros_like(top), jnp.zeros_like(top))
+    below = jnp.sum(jnp.where(off, 0, relative), -1)
+    return Rest(top, total, below, jnp.sum(~off, -1, dtype=top.dtype))
+
+
+def merge(a: Rest, b: Rest) -> Rest:
+    """Return the `Rest` of two sets of classes that have none in common."""
+    top = jnp.maximum(a.top, b.top)
+    parts = [_relative_to(top, part) for part in (a, b)]
+    return Rest(top, *(x + y for x, y in zip(*parts, strict=True)))
+
+
+def _relative_to(top, part):
+    # Of an empty set `total`, `below` and `count` are 0, and its top is not to be subtracted.
+    down = jnp.where(part.top == -jnp.inf, 0, part.top - finite(top))
+    return part.total * jnp.exp(down), part.below + part.count * down, part.count
+
+
+def complete(target: Array, labels: Array, on: Array, rest: Rest) -> tuple[LogitStats, Array]:
+    """Return the stats of logits minus a shift, and the shift, which has no gradient.
+
+    The stats have the shape of `target`: each listed class in its turn is the true one.
+
+    Args:
+      target: `[...]` or `[..., K]`, the logits of the listed classes, after margin and scale.
+      labels: integers of that shape, the listed classes; one may be listed twice.
+      on: booleans of that shape, whether `where` keeps the class.
+      rest: `[...]`, of all classes that are not listed.
+    """
+    target = jnp.where(on, target, -jnp.inf)
+    if labels.ndim > rest.top.ndim:
+        apart = _first(labels)[..., None, :] & (labels[..., None, :] != labels[..., None])
+        apart &= on[..., None, :]
+        listed = rest_of(jnp.where(apart, target[..., None, :], -jnp.inf), ~apart)
+        rest = merge(Rest(*(x[..., None] for x in rest)), listed)
+    shift = lax.stop_gradient(finite(jnp.maximum(target, rest.top)))
+    top = finite(rest.top) - shift
+    target = jnp.where(target == -jnp.inf, -jnp.inf, target - shift)
+    # The rest and the listed class itself are all classes.
+    sum_of_all = rest.below + rest.count * top + jnp.where(on, target, 0)
+    stats = LogitStats(
+        target=target,
+        others=top + _log(rest.total),
+        runner_up=rest.top - shift,
+        mean=sum_of_all / jnp.maximum(rest.count + on.astype(rest.count.dtype), 1),
+    )
+    return stats, shift
+
+
+# One label per example is compared with all classes, which fuses with the passes around it. A list
+# would cost more comparisons than these passes: it is scattered.
+
+
+def at_labels(scores: Array, labels: Array) -> Array:
+    """Return the scores of the labels `[...]` or `[..., K]`; NaN for a label not in the block."""
+    pick = at_label if labels.ndim < scores.ndim else jax.vmap(at_label, (None, -1), -1)
+    return pick(scores, labels)
+
+
+def is_listed(shape: tuple[int, int], labels: Array) -> Array:
+    """Return booleans of `shape`: whether the example lists the class."""
+    if labels.ndim < len(shape):
+        return is_label(jnp.zeros(shape, bool), labels)
+    return jnp.zeros(shape, bool).at[_positions(shape, labels)].set(True, mode="drop")
+
+
+def add_at_labels(block: Array, labels: Array, values: Array) -> Array:
+    """Return a block that is 0 at the labels with the values of the labels there."""
+    if labels.ndim < block.ndim:
+        return jnp.where(is_label(block, labels), values[..., None], block)
+    return block.at[_positions(block.shape, labels)].add(values, mode="drop")
+
+
+def _positions(shape, labels):
+    # A negative index would count from the end.
+    columns = jnp.where(labels < 0, shape[-1], labels)
+    return jnp.arange(shape[0])[:, None], columns
+
+
+def _log(total):
+    """Return the logarithm, -inf with gradient 0 at 0."""
+    empty = total == 0
+    return jnp.where(empty, -jnp.inf, jnp.log(jnp.where(empty, 1, total)))
+
+
+def _first(labels):
+    """Say which entries of lists `[..., K]` do not repeat an earlier one."""
+    same = labels[..., None, :] == labels[..., None]
+    return ~jnp.any(jnp.tril(same, -1), -1)
