@@ -12,17 +12,19 @@ are one block that keeps no products: the least memory, for a fourth matrix prod
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+import numpy as np
+from jax import Array, lax
 
 from jsoftmax import checks
 
-__all__ = ["Tiles", "cut", "in_blocks", "join", "tiles_for"]
+__all__ = ["Tiles", "add_at", "cut", "in_blocks", "join", "pad", "tiles_for"]
 
-_SMALL = 1 << 20
+_SMALL = 1 << 19
 
 
 class Tiles(NamedTuple):
@@ -54,7 +56,7 @@ def tiles_for(
 def _even(size: int, block: int) -> int:
     """Return a block of at most the wanted size that leaves the last one full, or nearly so."""
     fewest = -(-size // max(1, min(block, size))) if size else 1
-    for count in range(fewest, 2 * fewest):
+    for count in range(fewest, fewest + max(1, fewest // 4)):
         if size % count == 0:
             return max(1, size // count)
     return -(-size // fewest)
@@ -93,14 +95,70 @@ def in_blocks(
 
 def cut(tree: Any, start: Any, size: int) -> Any:
     """Return entries `start` to `start + size` of the first axis of every array."""
+    return jax.tree.map(lambda x: x if x.shape[0] == size else _slice(x, start, size), tree)
+
+
+def add_at(total: Array, start: Any, added: Array) -> Array:
+    """Add to the entries from `start` on, in place."""
+    added = added.astype(total.dtype)
+    if added.shape == total.shape:
+        return total + added
+    return _update(total, start, cut(total, start, added.shape[0]) + added)
+
+
+# On a CPU, XLA turns slices of bfloat16 into slices of a float32 copy of the whole array, and moves
+# that copy out of the loop. Slices of its bits it leaves alone.
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _slice(x, start, size):
+    x, start = lax.optimization_barrier((x, start))  # or the bits would be copied out of the loop
+    return _from_bits(lax.dynamic_slice_in_dim(_bits(x), start, size), x.dtype)
+
+
+@_slice.defjvp
+def _slice_jvp(size, primals, tangents):
+    (x, start), (dx, _) = primals, tangents
+    if dx.dtype == jax.dtypes.float0:
+        return _slice(x, start, size), np.zeros((size, *x.shape[1:]), jax.dtypes.float0)
+    return _slice(x, start, size), lax.dynamic_slice_in_dim(dx, start, size)
+
+
+@jax.custom_jvp
+def _update(total, start, part):
+    updated = lax.dynamic_update_slice_in_dim(_bits(total), _bits(part), start, 0)
+    return _from_bits(updated, total.dtype)
+
+
+@_update.defjvp
+def _update_jvp(primals, tangents):
+    (total, start, part), (d_total, _, d_part) = primals, tangents
+    return _update(total, start, part), lax.dynamic_update_slice_in_dim(d_total, d_part, start, 0)
+
+
+def _bits(x: Array) -> Array:
+    """Return 16-bit floats as integers, and other arrays as they are."""
+    if x.dtype.itemsize != 2 or not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    return lax.bitcast_convert_type(x, jnp.uint16)
+
+
+def _from_bits(x: Array, dtype: jnp.dtype) -> Array:
+    """Undo `_bits`."""
+    return x if x.dtype == dtype else lax.bitcast_convert_type(x, dtype)
+
+
+def pad(tree: Any, block: int) -> Any:
+    """Fill up the first axis of every array with zeros to whole blocks."""
 
     def one(x):
-        return x if x.shape[0] == size else lax.dynamic_slice_in_dim(x, start, size)
+        missing = -x.shape[0] % block
+        return jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) if missing else x
 
     return jax.tree.map(one, tree)
 
 
-def join(outputs: list) -> Any:
-    """Concatenate the outputs of blocks along the axis that was cut, their first."""
-    flat = [jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out) for out in outputs]
-    return flat[0] if len(flat) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *flat)
+def join(outputs: list, size: int) -> Any:
+    """Undo cutting and padding: return the first `size` entries of the outputs of all blocks."""
+    (stacked,) = outputs
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], stacked)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsoftmax.numerics import exp_nonpositive, finite
-from jsoftmax.stats import LogitStats, at_label, is_label
+from jsoftmax.stats import LogitStats, at_label
 
 __all__ = [
     "Rest",
@@ -140,24 +140,25 @@ def at_labels(scores: Array, labels: Array) -> Array:
     return pick(scores, labels)
 
 
-def is_listed(shape: tuple[int, int], labels: Array) -> Array:
-    """Return booleans of `shape`: whether the example lists the class."""
-    if labels.ndim < len(shape):
-        return is_label(jnp.zeros(shape, bool), labels)
-    return jnp.zeros(shape, bool).at[_positions(shape, labels)].set(True, mode="drop")
+def is_listed(classes: Array, labels: Array) -> Array:
+    """Say which of some consecutive classes an example lists: `[..., classes]`."""
+    if labels.ndim == 1:
+        return classes == labels[:, None]
+    none = jnp.zeros((labels.shape[0], classes.shape[0]), bool)
+    return none.at[_positions(classes, labels)].set(True, mode="drop")
 
 
-def add_at_labels(block: Array, labels: Array, values: Array) -> Array:
+def add_at_labels(block: Array, classes: Array, labels: Array, values: Array) -> Array:
     """Return a block that is 0 at the labels with the values of the labels there."""
-    if labels.ndim < block.ndim:
-        return jnp.where(is_label(block, labels), values[..., None], block)
-    return block.at[_positions(block.shape, labels)].add(values, mode="drop")
+    if labels.ndim == 1:
+        return jnp.where(classes == labels[:, None], values[:, None], block)
+    return block.at[_positions(classes, labels)].add(values, mode="drop")
 
 
-def _positions(shape, labels):
-    # A negative index would count from the end.
-    columns = jnp.where(labels < 0, shape[-1], labels)
-    return jnp.arange(shape[0])[:, None], columns
+def _positions(classes, labels):
+    size = classes.shape[0]
+    columns = labels - classes[0]  # a negative one would count from the end
+    return jnp.arange(labels.shape[0])[:, None], jnp.where(columns < 0, size, columns)
 
 
 def _log(total):

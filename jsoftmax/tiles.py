@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsoftmax.blocks import Tiles, cut, in_blocks, join
+from jsoftmax.blocks import Tiles, add_at, cut, in_blocks, join, pad
 from jsoftmax.margins import AngularMargin
 from jsoftmax.numerics import exp_nonpositive, finite, promote, times
 from jsoftmax.rest import add_at_labels, at_labels, complete, is_listed, merge, no_rest, rest_of
@@ -77,16 +77,17 @@ class Plan(NamedTuple):
 
 def stats_of_rows(plan: Plan, labels: Labels, rows: Rows, head: Head) -> tuple[LogitStats, Array]:
     """Return the stats of all rows and their shift, for JAX to differentiate by recomputation."""
-    factor = _weight_factor(plan, head)
+    n, factor = rows.features.shape[0], _weight_factor(plan, head)
+    padded = pad((rows, labels.labels), plan.tiles.rows)
 
     def body(_, start, size, __):
-        block, listed = cut((rows, labels.labels), start, size)
+        block, listed = cut(padded, start, size)
         rows_ = _RowBlock(plan, block.features, listed, labels.where, head, factor)
         label_scores, rest, _ = rows_.first(keep=False)
         return None, rows_.complete(label_scores, rest, plan.margin_of(head.numbers), block.length)
 
-    _, outputs = in_blocks(body, None, rows.features.shape[0], plan.tiles.rows)
-    return join(outputs)
+    _, outputs = in_blocks(body, None, padded[1].shape[0], plan.tiles.rows)
+    return join(outputs, n)
 
 
 def sum_and_gradients(
@@ -96,13 +97,13 @@ def sum_and_gradients(
 
     The leaves of `wanted` are booleans; gradients that are not wanted are None.
     """
-    n = rows.features.shape[0]
-    factor = _weight_factor(plan, head)
+    n, factor = rows.features.shape[0], _weight_factor(plan, head)
+    padded = pad((rows, labels.labels), plan.tiles.rows)  # rows without weight
     zero = jnp.zeros((), _dtype(rows.features, head.weight))
 
     def body(carry, start, size, _):
         total, d_head = carry
-        block, listed = cut((rows, labels.labels), start, size)
+        block, listed = cut(padded, start, size)
         rows_ = _RowBlock(plan, block.features, listed, labels.where, head, factor)
         label_scores, rest, kept = rows_.first(keep=plan.tiles.keep and wanted is not None)
         found, pull = rows_.losses(label_scores, rest, block)
@@ -119,8 +120,8 @@ def sum_and_gradients(
             dtype = product_dtype(head.weight.dtype)
             dtype = dtype if n <= plan.tiles.rows else promote(jnp.zeros((), dtype)).dtype
             d_head = d_head._replace(weight=d_head.weight.astype(dtype))
-    (total, d_head), outputs = in_blocks(body, (zero, d_head), n, plan.tiles.rows)
-    evaluation, d_rows = join(outputs)
+    carry, outputs = in_blocks(body, (zero, d_head), padded[1].shape[0], plan.tiles.rows)
+    (total, d_head), (evaluation, d_rows) = carry, join(outputs, n)
     return total, evaluation, None if wanted is None else (d_rows, d_head)
 
 
@@ -152,8 +153,15 @@ class _RowBlock(NamedTuple):
         return in_blocks(body, carry, classes, self.plan.tiles.classes, inputs)
 
     def block(self, start, size):
+        """Return a block of classes, and the labels again, such that no loop hoists them.
+
+        What is the same for all blocks of classes, XLA would compute once, as large as a block, and
+        read from memory each time. So it is made to depend on the block.
+        """
+        start, listed = lax.optimization_barrier((jnp.asarray(start, self.listed.dtype), self.listed))
         per_class = self.head.weight, self.weight_factor, self.head.bias, self.where
-        return _ClassBlock(*cut(per_class, start, size), self.listed - start)
+        classes = start + jnp.arange(size, dtype=start.dtype)
+        return _ClassBlock(*cut(per_class, start, size), classes, listed)
 
     def scores(self, a, block, bias, softcap):
         return scores(a, self.feature_factor, block.factor, bias, softcap)
@@ -167,9 +175,10 @@ class _RowBlock(NamedTuple):
             block = self.block(start, size)
             a = products(self.features, block.weight)
             c = self.scores(a, block, block.bias, self.head.softcap)
-            inside = (block.labels >= 0) & (block.labels < size)
-            label_scores = jnp.where(inside, at_labels(c, block.labels), label_scores)
-            off = block.off(c.shape)
+            here = block.listed - start
+            inside = (here >= 0) & (here < size)
+            label_scores = jnp.where(inside, at_labels(c, here), label_scores)
+            off = block.off()
             z = jnp.where(off, -jnp.inf, scale * c)
             rest = merge(rest, rest_of(z, off, mean=self.plan.mean))
             return (label_scores, rest), a if keep else None
@@ -212,22 +221,24 @@ class _RowBlock(NamedTuple):
         scale, pull_scale = jax.vjp(
             lambda numbers: scale_of(self.plan.margin_of(numbers), d_total), self.head.numbers
         )
-        top = finite(rest.top)[..., None]
+        per_row = d_total, d_below, d_label, finite(rest.top)
+        features_t = self.features.T
 
         def body(carry, start, size, a):
             d_features, d_scale, d_softcap, d_weight, d_bias = carry
             block = self.block(start, size)
             if a is None:
                 a = products(self.features, block.weight)
+            d_total_, d_below_, d_label_, top_ = lax.optimization_barrier((start, *per_row))[1:]
             c, pull_scores = jax.vjp(
                 lambda *given: self.scores(given[0], block, *given[1:]),
                 *(a, block.bias, self.head.softcap),
             )
-            z = jnp.where(block.off(c.shape), -jnp.inf, scale * c)
-            dz = d_total[..., None] * exp_nonpositive(z - top)
+            z = jnp.where(block.off(), -jnp.inf, scale * c)
+            dz = d_total_[..., None] * exp_nonpositive(z - top_[..., None])
             if self.plan.mean:
-                dz = dz + jnp.where(z == -jnp.inf, 0, d_below[..., None])
-            dc = add_at_labels(scale * dz, block.labels, d_label)
+                dz = dz + jnp.where(z == -jnp.inf, 0, d_below_[..., None])
+            dc = add_at_labels(scale * dz, block.classes, block.listed, d_label_)
             da, added_bias, added_softcap = pull_scores(dc)
             if d_features is not None:
                 d_features = d_features + _product(da, block.weight)
@@ -236,11 +247,11 @@ class _RowBlock(NamedTuple):
             if d_softcap is not None:
                 d_softcap = d_softcap + added_softcap
             if d_weight is not None:
-                added = _product_of_transpose(da, self.features)
+                added = _product_of_transpose(da, self.features, features_t)
                 added = _across(added, block.weight, block.factor)
-                d_weight = _add_block(d_weight, added, start)
+                d_weight = add_at(d_weight, start, added)
             if d_bias is not None:
-                d_bias = _add_block(d_bias, added_bias, start)
+                d_bias = add_at(d_bias, start, added_bias)
             return (d_features, d_scale, d_softcap, d_weight, d_bias), None
 
         zero = jnp.zeros((), self.dtype)
@@ -253,7 +264,6 @@ class _RowBlock(NamedTuple):
         d_features, d_scale, d_softcap, d_weight, d_bias = carry
         if d_features is not None:
             d_features = _across(d_features, self.features, self.feature_factor)
-            d_features = d_features.astype(product_dtype(self.features.dtype))
         if d_scale is not None:
             d_numbers = jax.tree.map(jnp.add, d_numbers, pull_scale(d_scale)[0])
         added = _only((wanted_head.numbers, wanted_head.closed), (d_numbers, d_closed))
@@ -263,17 +273,18 @@ class _RowBlock(NamedTuple):
 
 
 class _ClassBlock(NamedTuple):
-    """A block of classes, and the labels counted from its first class."""
+    """A block of classes, and the labels of the rows."""
 
     weight: Array
     factor: Array | None
     bias: Array | None
     on: Array | None
-    labels: Array
+    classes: Array  # their numbers
+    listed: Array
 
-    def off(self, shape):
+    def off(self):
         """Say which of the classes are not in an example's rest: listed, or switched off."""
-        off = is_listed(shape, self.labels)
+        off = is_listed(self.classes, self.listed)
         return off if self.on is None else off | ~self.on
 
 
@@ -294,26 +305,27 @@ def _product(gradient, operand):
     return _contract(*_operands(gradient, operand), 1, 0, gradient.dtype)
 
 
-def _product_of_transpose(gradient, operand):
-    """Return `gradient.T @ operand` likewise."""
-    accumulate = gradient.dtype
-    gradient, operand = _operands(gradient, operand)
+def _product_of_transpose(gradient, operand, transpose):
+    """Return `gradient.T @ operand` likewise; `transpose` is the operand's, made out of the loop.
 
-    def plain(gradient, operand):
-        return _contract(gradient, operand, 0, 0, accumulate)
+    On a CPU a bfloat16 product over leading axes, or one that follows a transposition, runs at a
+    third of the speed of the others. The barrier keeps XLA from swapping the operands.
+    """
 
-    def transposed(gradient, operand):
-        # On a CPU a 16-bit product over leading axes runs at a third of the speed of the others.
-        # The barriers keep XLA from folding the transpositions back into the product.
-        across = lax.optimization_barrier(operand.T)
-        return lax.optimization_barrier(_contract(across, gradient, 1, 0, accumulate)).T
+    def plain(narrow, operand, _):
+        return _contract(narrow, operand, 0, 0, gradient.dtype)
 
+    def transposed(narrow, _, transpose):
+        return lax.optimization_barrier(_contract(transpose, narrow, 1, 0, gradient.dtype)).T
+
+    narrow, operand = _operands(gradient, operand)
     if operand.dtype.itemsize > 2:
-        return plain(gradient, operand)
-    return lax.platform_dependent(gradient, operand, cpu=transposed, default=plain)
+        return plain(narrow, operand, transpose)
+    return lax.platform_dependent(narrow, operand, transpose, cpu=transposed, default=plain)
 
 
 def _operands(gradient, operand):
+    # float32 gradients are rounded to a 16-bit operand's dtype: else XLA widens the operand.
     dtype = gradient.dtype if operand.dtype.itemsize > 2 else product_dtype(operand.dtype)
     return gradient.astype(dtype), operand.astype(dtype)
 
@@ -329,15 +341,6 @@ def _across(gradient, vectors, factor):
     vectors = vectors.astype(gradient.dtype)
     along = jnp.square(factor) * jnp.sum(gradient * vectors, -1)
     return gradient - along[:, None] * vectors
-
-
-def _add_block(total, added, start):
-    """Add to the entries from `start` on, in place."""
-    so_far = cut(total, start, added.shape[0])
-    added = so_far + added.astype(total.dtype)
-    if added.shape == total.shape:
-        return added
-    return lax.dynamic_update_slice_in_dim(total, added, start, 0)
 
 
 def _only(wanted, tree):
