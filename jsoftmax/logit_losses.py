@@ -13,8 +13,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax import checks, maps
-from jsoftmax.losses import focal, gce, mae, nll, poly1, sce, z_penalty
+from jsoftmax.losses import centred_nll, focal, gce, mae, nll, poly1, sce
 from jsoftmax.numerics import finite, is_known, like, promote, softplus, times
+from jsoftmax.rest import SparseLabels, listed_stats
 from jsoftmax.stats import LogitStats, centred_stats, class_stats, is_label
 
 __all__ = [
@@ -31,7 +32,7 @@ __all__ = [
 
 def cross_entropy(
     logits: ArrayLike,
-    labels: ArrayLike,
+    labels: ArrayLike | SparseLabels,
     *,
     axis: int = -1,
     where: ArrayLike | None = None,
@@ -50,7 +51,8 @@ def cross_entropy(
 
     Args:
       logits: `[..., classes]`, before any softmax, any real dtype; computed in float32 or wider.
-      labels: integers `[...]`, or a distribution, floats of the shape of `logits`.
+      labels: integers `[...]`, or a distribution: floats of the shape of `logits`, or a short list,
+        `SparseLabels`.
       axis: the class axis of `logits` (and of distributions).
       where: booleans that broadcast against `logits`; False switches a class off.
       label_smoothing: ε in [0, 1]; see `nll`.
@@ -71,20 +73,22 @@ def cross_entropy(
       >>> js.cross_entropy(jnp.array([[0.0, 1.0]]), jnp.array([[0.9, 0.1]]))
       Array([1.2133], dtype=float32)
     """
-    logits, labels, where, ignored = _align(logits, labels, axis, where, ignore_index)
+    logits, labels, probs, where, ignored = _align(logits, labels, axis, where, ignore_index)
     temperature = _per_example(temperature, logits, axis)
-    soft = checks.is_distribution(labels)
+    soft, below = checks.is_distribution(labels), None
     if soft or not is_known(temperature, 1):
         z, top = maps.centred(logits, -1, where, temperature)
         offset = (finite(top) / like(temperature, top))[..., 0]
     else:
-        z, offset = logits, 0
-    if soft:
+        z, offset = logits, jnp.zeros(logits.shape[:-1], promote(logits).dtype)
+    if probs is not None:
+        stats, shift = listed_stats(z, labels, where)
+        offset = offset[..., None]
+    elif soft:
         stats, shift, below = _from_top(z, where)
     else:
-        (stats, shift), below = centred_stats(z, labels, where), None
-    loss = nll(stats, label_smoothing=label_smoothing)
-    loss = loss + z_penalty(z_loss, stats.logsumexp + shift + offset)
+        stats, shift = centred_stats(z, labels, where)
+    loss = centred_nll(stats, shift + offset, label_smoothing=label_smoothing, z_loss=z_loss)
 
     weights = jnp.ones(logits.shape[-1:]) if class_weight is None else jnp.asarray(class_weight)
     checks.shape("class_weight", weights, logits.shape[-1:], "a weight for every class")
@@ -93,7 +97,10 @@ def cross_entropy(
         q = like(labels, loss) * weights
         unsmoothed = 1 - like(label_smoothing, loss)
         return times(jnp.sum(q, -1), loss) + unsmoothed * jnp.sum(times(q, below), -1)
-    return jnp.where(ignored, 0, times(weights.at[labels].get(mode="clip"), loss))
+    loss = times(weights.at[labels].get(mode="clip"), loss)
+    if probs is not None:
+        return jnp.sum(times(like(probs, loss), loss), -1)
+    return jnp.where(ignored, 0, loss)
 
 
 def focal_loss(
@@ -111,7 +118,7 @@ def focal_loss(
 
     Args:
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
-      labels: integers `[...]`, or a distribution: then the expected loss over its classes.
+      labels: integers `[...]`, a distribution or `SparseLabels`: the expected loss over these.
       axis: the class axis of `logits`.
       where: booleans that broadcast against `logits`; False switches a class off.
       ignore_index: a label whose examples have loss 0 and gradient 0.
@@ -145,7 +152,7 @@ def poly_loss(
 
     Args:
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
-      labels: integers `[...]`, or a distribution: then the expected loss over its classes.
+      labels: integers `[...]`, a distribution or `SparseLabels`: the expected loss over these.
       axis: the class axis of `logits`.
       where: booleans that broadcast against `logits`; False switches a class off.
       ignore_index: a label whose examples have loss 0 and gradient 0.
@@ -179,7 +186,7 @@ def generalized_cross_entropy(
 
     Args:
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
-      labels: integers `[...]`, or a distribution: then the expected loss over its classes.
+      labels: integers `[...]`, a distribution or `SparseLabels`: the expected loss over these.
       axis: the class axis of `logits`.
       where: booleans that broadcast against `logits`; False switches a class off.
       ignore_index: a label whose examples have loss 0 and gradient 0.
@@ -211,7 +218,7 @@ def mae_loss(
 
     Args:
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
-      labels: integers `[...]`, or a distribution: then the expected loss over its classes.
+      labels: integers `[...]`, a distribution or `SparseLabels`: the expected loss over these.
       axis: the class axis of `logits`.
       where: booleans that broadcast against `logits`; False switches a class off.
       ignore_index: a label whose examples have loss 0 and gradient 0.
@@ -245,7 +252,7 @@ def symmetric_cross_entropy(
 
     Args:
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
-      labels: integers `[...]`, or a distribution: then the expected loss over its classes.
+      labels: integers `[...]`, a distribution or `SparseLabels`: the expected loss over these.
       axis: the class axis of `logits`.
       where: booleans that broadcast against `logits`; False switches a class off.
       ignore_index: a label whose examples have loss 0 and gradient 0.
@@ -334,7 +341,7 @@ def kl_divergence(
             f"`target_probs`: expected floats, a probability per class, got {target_probs.dtype}. "
             "For integer labels use cross_entropy, to which KL is then equal."
         )
-    logits, q, where, _ = _align(logits, target_probs, axis, where, None, name="target_probs")
+    logits, q, _, where, _ = _align(logits, target_probs, axis, where, None, name="target_probs")
     z, _ = maps.centred(logits, -1, where)
     stats, _, below = _from_top(z, where)
     q = like(q, z)
@@ -359,7 +366,10 @@ def _on_logits(
     loss: Callable[[LogitStats], Array], logits, labels, axis, where, ignore_index
 ) -> Array:
     """Evaluate a loss of `LogitStats` at the label, or its expectation over a distribution."""
-    logits, labels, where, ignored = _align(logits, labels, axis, where, ignore_index)
+    logits, labels, probs, where, ignored = _align(logits, labels, axis, where, ignore_index)
+    if probs is not None:
+        losses = loss(listed_stats(logits, labels, where)[0])
+        return jnp.sum(times(like(probs, losses), losses), -1)
     if checks.is_distribution(labels):
         losses = loss(class_stats(logits, where))
         return jnp.sum(times(like(labels, losses), losses), -1)
@@ -374,29 +384,34 @@ def _align(logits, labels, axis, where, ignore_index, name="labels"):
     inf in it can not reach a gradient.
     """
     logits = checks.as_logits(logits)
-    labels = checks.as_labels(labels)
     axis = checks.has_axis("logits", logits, axis)
     if where is not None:
         where = jnp.broadcast_to(checks.class_mask(where, logits.shape), logits.shape)
         where = jnp.moveaxis(where, axis, -1)
-    if checks.is_distribution(labels) and labels.ndim == logits.ndim:
+    probs, ignored = None, False
+    examples = logits.shape[:axis] + logits.shape[axis + 1 :]
+    if isinstance(labels, SparseLabels):
+        labels, probs = checks.sparse_labels(labels, examples)
+    else:
+        labels = checks.as_labels(labels)
+    soft = checks.is_distribution(labels)
+    if soft and labels.ndim == logits.ndim:
         labels = jnp.moveaxis(labels, axis, -1)
     logits = jnp.moveaxis(logits, axis, -1)
-    checks.labels_match(logits, labels, name)
-    if ignore_index is None:
-        ignored = False
-    elif checks.is_distribution(labels):
-        raise ValueError(
-            "`ignore_index`: expected integer labels with it, got a distribution. "
-            "Leave examples out with the sample_weight of weighted_mean."
-        )
-    else:
+    if probs is None:
+        checks.labels_match(logits, labels, name)
+    if ignore_index is not None:
+        if soft or probs is not None:
+            raise ValueError(
+                "`ignore_index`: expected integer labels with it, got a distribution. "
+                "Leave examples out with the sample_weight of weighted_mean."
+            )
         ignored = labels == ignore_index
         labels = jnp.where(ignored, 0, labels)
         logits = jnp.where(ignored[..., None], 0, logits)
         where = where if where is None else where | ignored[..., None]
     checks.values(logits, labels, logits.shape[-1])
-    return logits, labels, where, ignored
+    return logits, labels, probs, where, ignored
 
 
 def _per_example(temperature, logits, axis):

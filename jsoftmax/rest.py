@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsoftmax.numerics import exp_nonpositive, finite
+from jsoftmax.numerics import exp_nonpositive, finite, promote
 from jsoftmax.stats import LogitStats, at_label
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "at_labels",
     "complete",
     "is_listed",
+    "listed_stats",
     "merge",
     "no_rest",
     "rest_of",
@@ -132,6 +133,23 @@ def complete(target: Array, labels: Array, on: Array, rest: Rest) -> tuple[Logit
 
 # One label per example is compared with all classes, which fuses with the passes around it. A list
 # would cost more comparisons than these passes: it is scattered.
+
+
+def listed_stats(logits: Array, labels: Array, where: Array | None) -> tuple[LogitStats, Array]:
+    """Return `complete` of logits `[..., classes]` with lists `[..., K]`, all classes at once."""
+    shape, classes = labels.shape, logits.shape[-1]
+    z, labels = promote(logits).reshape(-1, classes), labels.reshape(-1, shape[-1])
+    off, on = (
+        is_listed(jnp.arange(classes, dtype=labels.dtype), labels),
+        jnp.ones(labels.shape, bool),
+    )
+    if where is not None:
+        where = where.reshape(z.shape)
+        off |= ~where
+        on = jnp.take_along_axis(where, jnp.clip(labels, 0, classes - 1), -1)
+    rest = rest_of(jnp.where(off, -jnp.inf, z), off)
+    completed = complete(at_labels(z, labels), labels, on, rest)
+    return jax.tree.map(lambda x: x.reshape(shape), completed)
 
 
 def at_labels(scores: Array, labels: Array) -> Array:

@@ -41,7 +41,8 @@ def _products_jvp(primals, tangents):
     # cotangent is too: a product of a float32 cotangent with 16-bit operands would widen them.
     (features, weight), (d_features, d_weight) = primals, tangents
     out = products(features, weight)
-    dtype = product_dtype(jnp.promote_types(features.dtype, weight.dtype))
+    same = features.dtype == weight.dtype
+    dtype = product_dtype(features.dtype) if same else out.dtype
     d_out = _contract(d_features, weight, dtype) + _contract(features, d_weight, dtype)
     return out, d_out.astype(out.dtype)
 

@@ -63,7 +63,7 @@ class Plan(NamedTuple):
 
     tiles: Tiles
     margin_of: Callable[[list], AngularMargin | None]  # of Head.numbers
-    loss: Callable[..., Array] | None  # (LogitStats - shift, shift, *closed), all of one example
+    loss: Callable[..., Array]  # (LogitStats - shift, shift, *closed), all of one example
     mean: bool  # whether the mean logit is needed
 
     def losses(self, stats, shift, probs, closed):
@@ -146,7 +146,9 @@ class _RowBlock(NamedTuple):
     @property
     def feature_factor(self):
         margin = self.margin
-        return margin and direction_factor(self.features, normalize=margin.normalize_features)
+        if margin is None:
+            return None
+        return direction_factor(self.features, normalize=margin.normalize_features)
 
     def over_classes(self, body, carry, inputs=None):
         classes = self.head.weight.shape[0]
@@ -158,10 +160,13 @@ class _RowBlock(NamedTuple):
         What is the same for all blocks of classes, XLA would compute once, as large as a block, and
         read from memory each time. So it is made to depend on the block.
         """
-        start, listed = lax.optimization_barrier((jnp.asarray(start, self.listed.dtype), self.listed))
+        start, listed = lax.optimization_barrier(
+            (jnp.asarray(start, self.listed.dtype), self.listed)
+        )
         per_class = self.head.weight, self.weight_factor, self.head.bias, self.where
+        weight, factor, bias, on = cut(per_class, start, size)
         classes = start + jnp.arange(size, dtype=start.dtype)
-        return _ClassBlock(*cut(per_class, start, size), classes, listed)
+        return _ClassBlock(weight, factor, bias, on, classes, listed)
 
     def scores(self, a, block, bias, softcap):
         return scores(a, self.feature_factor, block.factor, bias, softcap)
@@ -294,7 +299,9 @@ def _dtype(features, weight):
 
 def _weight_factor(plan, head):
     margin = plan.margin_of(head.numbers)
-    return margin and direction_factor(head.weight, normalize=margin.normalize_weight)
+    if margin is None:
+        return None
+    return direction_factor(head.weight, normalize=margin.normalize_weight)
 
 
 # --- gradients of the parameters ---
