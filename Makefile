@@ -19,7 +19,10 @@ check: .venv/dev.done  ## lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check --summarize-errors
 
-bench notebooks docs:  ## not there yet
+bench: .venv/bench.done  ## time and memory of a linear head, beside other libraries
+	$(BIN)/python -m jsoftmax.bench $(ARGS)
+
+notebooks docs:  ## not there yet
 	@echo "make $@ is not there yet: it comes with a later version. See 'make help'." >&2; exit 1
 
 clean:  ## remove .venv and what the demo drew

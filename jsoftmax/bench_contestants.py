@@ -4,6 +4,7 @@ Those that call a library make a function `(features, weight, labels) -> mean lo
 library's users would write it. Torch's are in bench_torch.py.
 """
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -96,22 +97,22 @@ def jsoftmax_dense(problem: Problem) -> Callable:
 
 def optax_dense(problem: Problem) -> Callable:
     """Logits in plain JAX, the margin by its formula, and optax's loss."""
-    optax, margin = import_module("optax"), problem.angular_margin()
+    optax = import_module("optax")
 
     def unit(vectors):
         return vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
 
     def loss_fn(x, w, labels):
-        if margin is None:
+        if problem.margin == "none":
             logits = x @ w.T
         else:
             cosine = unit(x) @ unit(w).T
             hot = jax.nn.one_hot(labels, len(w), dtype=cosine.dtype)
             if problem.margin == "arcface":
-                angle = jnp.arccos(jnp.clip(cosine, -1, 1))
-                logits = margin.scale * jnp.cos(angle + margin.m2 * hot)
+                cosine = jnp.cos(jnp.arccos(jnp.clip(cosine, -1, 1)) + problem.number("m2") * hot)
             else:
-                logits = margin.scale * (cosine - margin.m3 * hot)
+                cosine = cosine - problem.number("m3") * hot
+            logits = problem.number("scale") * cosine
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     return loss_fn
@@ -125,6 +126,9 @@ def jax_cce(problem: Problem) -> Callable:
 def tokamax(problem: Problem, *, implementation: str | None = None) -> Callable:
     """Tokamax: what it prefers for the device, or the implementation asked for."""
     function = import_module("tokamax").linear_softmax_cross_entropy_loss
+    flags = import_module("absl.flags").FLAGS
+    if not flags.is_parsed():  # or it would read our command line as its own
+        flags([sys.argv[0]])
     options = {"reduction": "mean", "implementation": implementation}
     return lambda x, w, labels: function(x, labels, w, **options)
 

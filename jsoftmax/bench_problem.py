@@ -59,6 +59,10 @@ class Problem(NamedTuple):
         """Return the margin, with its paper's numbers."""
         return None if self.margin == "none" else getattr(js, self.margin)()
 
+    def number(self, name: str) -> float:
+        """Return one of the numbers of the margin, such as its scale."""
+        return float(np.asarray(getattr(self.angular_margin(), name)))
+
     def reduced(self) -> "Problem":
         """Return the problem at a size that numpy solves in float64 in a second or so.
 
@@ -86,23 +90,22 @@ def exact(problem: Problem, data: Data) -> tuple[float, np.ndarray, np.ndarray] 
     """
     if problem.loss != "nll" or problem.margin not in ("none", "arcface", "cosface"):
         return None
-    margin, labels = problem.angular_margin(), np.asarray(data.labels)
+    labels, unit = np.asarray(data.labels), problem.margin != "none"
     x, w = (np.asarray(array, np.float64) for array in (data.features, data.weight))
-    rows, scale = np.arange(len(x)), 1.0
-    if margin is not None:
-        (lengths_x, x), (lengths_w, w) = _directions(x), _directions(w)
-        scale = float(np.asarray(margin.scale))
+    rows, scale, slope = np.arange(len(x)), 1.0, 1.0
+    lengths_x, lengths_w = (np.linalg.norm(v, axis=-1, keepdims=True) for v in (x, w))
+    if unit:
+        x, w, scale = x / lengths_x, w / lengths_w, problem.number("scale")
     z = x @ w.T
-    slope = 1.0
     if problem.margin == "arcface":
         theta = np.arccos(np.clip(z[rows, labels], -1, 1))
-        turned = theta + float(np.asarray(margin.m2))
+        turned = theta + problem.number("m2")
         half_turns = turned // np.pi  # 1 beyond π, from where φ goes on falling
         sign = 1 - 2 * (half_turns % 2)
         z[rows, labels] = sign * np.cos(turned) - 2 * half_turns
         slope = sign * np.sin(turned) / np.sin(theta)
     elif problem.margin == "cosface":
-        z[rows, labels] -= float(np.asarray(margin.m3))
+        z[rows, labels] -= problem.number("m3")
     z *= scale
     top = z.max(-1, keepdims=True)
     e = np.exp(z - top)
@@ -113,15 +116,10 @@ def exact(problem: Problem, data: Data) -> tuple[float, np.ndarray, np.ndarray] 
     dz[rows, labels] *= slope
     dz *= scale / len(x)
     dx, dw = dz @ w, dz.T @ x
-    if margin is not None:  # through the normalisation: what is across the vector, by its length
+    if unit:  # through the normalisation: what is across the vector, by its length
         dx = (dx - np.sum(dx * x, -1, keepdims=True) * x) / lengths_x
         dw = (dw - np.sum(dw * w, -1, keepdims=True) * w) / lengths_w
     return loss, dx, dw
-
-
-def _directions(vectors):
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return lengths, vectors / lengths
 
 
 def error(found: Any, answer: tuple[float, np.ndarray, np.ndarray], *, transposed: bool) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 from jsoftmax.bench_measure import Runner
 from jsoftmax.bench_problem import Data, Problem
 
-__all__ = ["chunked", "dense", "metric_learning"]
+__all__ = ["chunked", "dense", "device_in_words", "metric_learning", "on_logits"]
 
 
 def dense(problem: Problem, data: Data) -> Runner:
@@ -38,13 +38,12 @@ def chunked(problem: Problem, data: Data) -> Runner:
 def metric_learning(problem: Problem, data: Data) -> Runner:
     """Make ready the loss module of pytorch-metric-learning, with our weight in it."""
     torch, losses = import_module("torch"), import_module("pytorch_metric_learning.losses")
-    margin, (x, w, labels) = problem.angular_margin(), _tensors(data)
-    assert margin is not None
-    size, scale = {"num_classes": problem.classes, "embedding_size": problem.features}, margin.scale
+    (x, w, labels), scale = _tensors(data), problem.number("scale")
+    size = {"num_classes": problem.classes, "embedding_size": problem.features}
     if problem.margin == "arcface":  # in degrees
-        module = losses.ArcFaceLoss(**size, margin=math.degrees(float(margin.m2)), scale=scale)
+        module = losses.ArcFaceLoss(**size, margin=math.degrees(problem.number("m2")), scale=scale)
     else:
-        module = losses.CosFaceLoss(**size, margin=float(margin.m3), scale=scale)
+        module = losses.CosFaceLoss(**size, margin=problem.number("m3"), scale=scale)
     module.W = torch.nn.Parameter(w.T.contiguous())  # [features, classes]
 
     def loss_fn(x, w, labels):
@@ -55,10 +54,21 @@ def metric_learning(problem: Problem, data: Data) -> Runner:
     return runner._replace(transposed=True)
 
 
-def _tensors(data):
+def device_in_words() -> str:
+    """Say which torch runs where."""
     torch = import_module("torch")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    x, w, labels = (torch.from_dlpack(array).to(device) for array in data)
+    cuda, threads = torch.cuda.is_available(), torch.get_num_threads()
+    place = torch.cuda.get_device_name() if cuda else f"the CPU, {threads} threads"
+    return f"torch {torch.__version__} runs on {place}."
+
+
+def _tensor(array):
+    torch = import_module("torch")
+    return torch.from_dlpack(array).to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _tensors(data):
+    x, w, labels = map(_tensor, data)
     return x, w, labels.long()
 
 
@@ -94,3 +104,22 @@ def _runner(problem: Problem, loss_fn: Callable, tensors: Any, *, arrays: int) -
 
     logits = problem.rows * problem.classes * x.element_size()
     return Runner(step, temporary, 0 if on_cuda else arrays * logits + results)
+
+
+def on_logits(function: Callable, logits: Any, cotangent: Any) -> Runner:
+    """Make ready a map of logits, or its product with a cotangent if that is not None."""
+    torch = import_module("torch")
+    z = _tensor(logits)
+    g = None if cotangent is None else _tensor(cotangent)
+    z = z if g is None else z.requires_grad_()
+
+    def step():
+        with torch.set_grad_enabled(g is not None):
+            found = function(z)
+        if g is not None:
+            found = torch.autograd.grad(found, z, g)
+        if z.is_cuda:
+            torch.cuda.synchronize()
+        return found
+
+    return Runner(step, lambda: None)

@@ -1,14 +1,19 @@
 r"""How a linear head is cut into blocks, and the loop over them.
 
-The rule, for N rows, C classes and D features, unless the caller gives the blocks:
+The rule, for N rows, C classes and D features, unless the caller gives the blocks. With r = 4/5 D,
+but at least 256:
 
-    rows     all, if N C <= 4 Mi products; else 3/4 D, at least 256: the products that a block of
-             rows keeps take 3/4 of the memory of the weight's gradient in float32
-    classes  as many that a block has 1 Mi products (4 MB, which a cache holds), at least C / 16
+    N C <= 2 Mi    one block: its products take 8 MB
+    N <= 2 r       by classes: all rows, blocks of classes, the products computed once more for the
+                   gradients. The gradient of the weight is written once.
+    otherwise      by rows: blocks of r rows keep the products of all classes, which take 4/5 of the
+                   memory of the weight's gradient; within them, blocks of classes
+    classes        as many that a block has half a Mi products, at least C / 20
 
-A block of rows costs one pass over the weight and its gradient, 20 bytes or so per element, beside
-6 x rows operations on it: below 256 rows that is no longer small. With `class_block` alone all rows
-are one block that keeps no products: the least memory, for a fourth matrix product.
+A block of rows costs a pass over the weight and its gradient, some 20 bytes per element, beside
+6 r operations on it; computing products again costs 2 N. Measured on two CPU cores with float32,
+N x D x C: at 2048 x 512 x 32,000 by rows takes 0.84 of the time by classes, at 512 x 256 x 100,000
+the same time, but four times the memory.
 """
 
 from collections.abc import Callable
@@ -22,7 +27,7 @@ from jax import Array, lax
 
 from jsoftmax import checks
 
-__all__ = ["Tiles", "add_at", "cut", "in_blocks", "join", "pad", "tiles_for"]
+__all__ = ["Tiles", "add_at", "cut", "in_blocks", "overlapping", "put_at", "tiles_for"]
 
 _SMALL = 1 << 19
 
@@ -42,15 +47,16 @@ def tiles_for(
     for name, block in (("row_block", row_block), ("class_block", class_block)):
         if block is not None:
             checks.at_least(name, block, 1)
-    keep = row_block is not None or class_block is None
+    large = max(256, -(-4 * features // 5))
+    keep = row_block is not None or (class_block is None and rows > 2 * large)
     if row_block is None:
-        small = rows * classes <= 4 * _SMALL or not keep
-        row_block = rows if small else max(256, 3 * features // 4)
+        row_block = large if keep and rows * classes > 4 * _SMALL else rows
     row_block = _even(rows, row_block)
     if class_block is None:
         small = row_block * classes <= 4 * _SMALL
-        class_block = classes if small else max(_SMALL // row_block, classes // 16)
-    return Tiles(row_block, _even(classes, class_block), keep)
+        class_block = classes if small else max(_SMALL // row_block, classes // 20)
+    class_block = _even(classes, class_block)
+    return Tiles(row_block, class_block, keep or class_block == classes)
 
 
 def _even(size: int, block: int) -> int:
@@ -100,10 +106,18 @@ def cut(tree: Any, start: Any, size: int) -> Any:
 
 def add_at(total: Array, start: Any, added: Array) -> Array:
     """Add to the entries from `start` on, in place."""
-    added = added.astype(total.dtype)
-    if added.shape == total.shape:
-        return total + added
-    return _update(total, start, cut(total, start, added.shape[0]) + added)
+    return put_at(total, start, cut(total, start, added.shape[0]) + added.astype(total.dtype))
+
+
+def put_at(whole: Array, start: Any, part: Array) -> Array:
+    """Replace the entries from `start` on, in place."""
+    return part if part.shape == whole.shape else _update(whole, start, part)
+
+
+def overlapping(start: Any, size: int, whole: int) -> tuple[Any, Array]:
+    """Move a block that would reach beyond the end back, and say which entries are new in it."""
+    moved = jnp.minimum(start, whole - size)
+    return moved, moved + jnp.arange(size) >= start
 
 
 # On a CPU, XLA turns slices of bfloat16 into slices of a float32 copy of the whole array, and moves
@@ -112,6 +126,8 @@ def add_at(total: Array, start: Any, added: Array) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _slice(x, start, size):
+    if x.dtype.itemsize > 2:
+        return lax.dynamic_slice_in_dim(x, start, size)
     x, start = lax.optimization_barrier((x, start))  # or the bits would be copied out of the loop
     return _from_bits(lax.dynamic_slice_in_dim(_bits(x), start, size), x.dtype)
 
@@ -146,19 +162,3 @@ def _bits(x: Array) -> Array:
 def _from_bits(x: Array, dtype: jnp.dtype) -> Array:
     """Undo `_bits`."""
     return x if x.dtype == dtype else lax.bitcast_convert_type(x, dtype)
-
-
-def pad(tree: Any, block: int) -> Any:
-    """Fill up the first axis of every array with zeros to whole blocks."""
-
-    def one(x):
-        missing = -x.shape[0] % block
-        return jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) if missing else x
-
-    return jax.tree.map(one, tree)
-
-
-def join(outputs: list, size: int) -> Any:
-    """Undo cutting and padding: return the first `size` entries of the outputs of all blocks."""
-    (stacked,) = outputs
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], stacked)

@@ -45,14 +45,22 @@ def finite(x: Array) -> Array:
     return jnp.where(x == -jnp.inf, 0, x)
 
 
+@jax.custom_jvp
 def exp_nonpositive(d: Array) -> Array:
     """Return `exp(d)` of a difference to a maximum, which is at most 0 by its making.
 
     It can exceed 0 where XLA compiles the producer of the logits into two places and rounds it
-    differently in each; with logits beyond 2^31 that excess alone would overflow. (Of `minimum` the
-    derivative at 0, where the maximum itself is, would be a half.)
+    differently in each; with logits beyond 2^31 that excess alone would overflow.
     """
-    return jnp.exp(jnp.where(d > 0, 0, d))
+    return jnp.exp(jnp.minimum(d, 0))
+
+
+@exp_nonpositive.defjvp
+def _exp_nonpositive_jvp(primals, tangents):
+    # Not that of `minimum`: the maximum itself moves too, whatever its difference is rounded to.
+    (d,), (dd,) = primals, tangents
+    e = exp_nonpositive(d)
+    return e, e * dd
 
 
 def times(weight: Array, x: Array) -> Array:

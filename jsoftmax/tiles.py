@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsoftmax.blocks import Tiles, add_at, cut, in_blocks, join, pad
+from jsoftmax.blocks import Tiles, add_at, cut, in_blocks, overlapping, put_at
 from jsoftmax.margins import AngularMargin
 from jsoftmax.numerics import exp_nonpositive, finite, promote, times
 from jsoftmax.rest import add_at_labels, at_labels, complete, is_listed, merge, no_rest, rest_of
@@ -78,16 +78,18 @@ class Plan(NamedTuple):
 def stats_of_rows(plan: Plan, labels: Labels, rows: Rows, head: Head) -> tuple[LogitStats, Array]:
     """Return the stats of all rows and their shift, for JAX to differentiate by recomputation."""
     n, factor = rows.features.shape[0], _weight_factor(plan, head)
-    padded = pad((rows, labels.labels), plan.tiles.rows)
 
-    def body(_, start, size, __):
-        block, listed = cut(padded, start, size)
-        rows_ = _RowBlock(plan, block.features, listed, labels.where, head, factor)
-        label_scores, rest, _ = rows_.first(keep=False)
-        return None, rows_.complete(label_scores, rest, plan.margin_of(head.numbers), block.length)
+    def body(found, start, size, _):
+        start, _ = overlapping(start, size, n)
+        block, listed = cut((rows, labels.labels), start, size)
+        these = _RowBlock(plan, block.features, listed, labels.where, head, factor)
+        label_scores, rest, _ = these.first(keep=False)
+        completed = these.complete(label_scores, rest, these.margin, block.length)
+        return jax.tree.map(lambda x, part: put_at(x, start, part), found, completed), None
 
-    _, outputs = in_blocks(body, None, padded[1].shape[0], plan.tiles.rows)
-    return join(outputs, n)
+    zeros = jnp.zeros(labels.labels.shape, _dtype(rows.features, head.weight))
+    found, _ = _over_rows(body, (LogitStats(*[zeros] * 4), zeros), n, plan)
+    return found
 
 
 def sum_and_gradients(
@@ -98,31 +100,48 @@ def sum_and_gradients(
     The leaves of `wanted` are booleans; gradients that are not wanted are None.
     """
     n, factor = rows.features.shape[0], _weight_factor(plan, head)
-    padded = pad((rows, labels.labels), plan.tiles.rows)  # rows without weight
-    zero = jnp.zeros((), _dtype(rows.features, head.weight))
+    dtype = _dtype(rows.features, head.weight)
 
     def body(carry, start, size, _):
-        total, d_head = carry
-        block, listed = cut(padded, start, size)
-        rows_ = _RowBlock(plan, block.features, listed, labels.where, head, factor)
-        label_scores, rest, kept = rows_.first(keep=plan.tiles.keep and wanted is not None)
-        found, pull = rows_.losses(label_scores, rest, block)
-        if wanted is None:
-            return (total + found[0], None), (found[1], None)
-        d_rows, d_head = rows_.second(rest, kept, pull, wanted, d_head)
-        return (total + found[0], d_head), (found[1], d_rows)
+        total, evaluation, gradients = carry
+        start, new = overlapping(start, size, n)
+        block, listed = cut((rows, labels.labels), start, size)
+        block = block._replace(weight=jnp.where(new, block.weight, 0))
+        these = _RowBlock(plan, block.features, listed, labels.where, head, factor)
+        label_scores, rest, kept = these.first(keep=plan.tiles.keep and wanted is not None)
+        (added, part), pull = these.losses(label_scores, rest, block)
+        evaluation = jax.tree.map(lambda x, part: put_at(x, start, part), evaluation, part)
+        if wanted is not None:
+            d_rows, d_head = gradients
+            d_block, d_head = these.second(rest, kept, pull, wanted, d_head)
+            if d_block.weight is not None:
+                d_block = d_block._replace(weight=jnp.where(new, d_block.weight, 0))
+            d_rows = jax.tree.map(lambda x, part: add_at(x, start, part), d_rows, d_block)
+            gradients = d_rows, d_head
+        return (total + added, evaluation, gradients), None
 
-    d_head = None
-    if wanted is not None:
-        d_head = _only(wanted[1], jax.tree.map(jnp.zeros_like, head))
-        if d_head.weight is not None:
-            # Sums over several blocks of rows are float32; a single block is rounded once.
-            dtype = product_dtype(head.weight.dtype)
-            dtype = dtype if n <= plan.tiles.rows else promote(jnp.zeros((), dtype)).dtype
-            d_head = d_head._replace(weight=d_head.weight.astype(dtype))
-    carry, outputs = in_blocks(body, (zero, d_head), padded[1].shape[0], plan.tiles.rows)
-    (total, d_head), (evaluation, d_rows) = carry, join(outputs, n)
-    return total, evaluation, None if wanted is None else (d_rows, d_head)
+    zeros = jnp.zeros(labels.labels.shape, dtype)
+    evaluation = jnp.zeros(n, dtype), LogitStats(*[zeros] * 4)
+    gradients = None if wanted is None else _zero_gradients(plan, rows, head, wanted, dtype)
+    carry = jnp.zeros((), dtype), evaluation, gradients
+    return _over_rows(body, carry, n, plan)[0]
+
+
+def _over_rows(body, carry, n, plan):
+    size = plan.tiles.rows
+    return in_blocks(body, carry, -(-n // size) * size, size)
+
+
+def _zero_gradients(plan, rows, head, wanted, dtype):
+    d_rows, d_head = _only(wanted, jax.tree.map(jnp.zeros_like, (rows, head)))
+    if d_rows.features is not None:
+        d_rows = d_rows._replace(features=d_rows.features.astype(dtype))
+    if d_head.weight is not None:
+        # Sums over several blocks of rows are float32; a single block is rounded once.
+        single = rows.features.shape[0] <= plan.tiles.rows
+        kept = product_dtype(head.weight.dtype) if single else dtype
+        d_head = d_head._replace(weight=d_head.weight.astype(kept))
+    return d_rows, d_head
 
 
 class _RowBlock(NamedTuple):

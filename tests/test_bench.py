@@ -1,0 +1,183 @@
+"""The benchmark from end to end on tiny shapes, and what it says of bad options and of failures."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("rich")
+
+import jsoftmax as js
+from jsoftmax import bench, bench_contestants, bench_maps, bench_measure, bench_report
+from jsoftmax.bench_options import PRESETS, options
+from jsoftmax.bench_problem import LOSSES, MARGINS, Problem, exact
+
+TINY = ["--rows", "8", "--features", "4", "--classes", "32", "--repeats", "2"]
+OURS = ["jsoftmax-rows", "jsoftmax-classes", "jsoftmax-dense"]
+
+
+@pytest.fixture(autouse=True)
+def _standard_promotion():
+    with jax.numpy_dtype_promotion("standard"):  # optax is not strict
+        yield
+
+
+def problem(*arguments):
+    return options(list(arguments), "")[1]
+
+
+@pytest.mark.parametrize(
+    ("margin", "only"),
+    [("none", OURS), ("arcface", ["jsoftmax-rows"]), ("cosface", ["optax-dense"])],
+)
+def test_writes_what_it_measured(margin, only, tmp_path, capsys):
+    path = tmp_path / "new" / "found.json"
+    (run,) = bench.main([*TINY, "--margin", margin, "--json", str(path), "--only", *only])
+    printed = capsys.readouterr().out
+    written = json.loads(path.read_text())
+    assert written["versions"]["jax"] == jax.__version__
+    (written,) = written["runs"]
+    assert written["problem"]["margin"] == margin
+    assert [found["name"] for found in written["contestants"]] == list(run.outcomes)
+    for found in written["contestants"]:
+        assert found["name"] in printed
+        assert found["failure"] is None
+        assert len(found["times"]) == 2
+        assert all(0 < time < math.inf for time in found["times"])
+        assert found["temporary"] >= 0
+        if found["name"] != bench_contestants.FLOOR:
+            assert found["error"] < 1e-5
+
+
+def test_any_loss_and_margin_without_gradients(capsys):
+    (run,) = bench.main([*TINY, "--loss", "focal", "--margin", "l_softmax", "--no-backward"])
+    assert list(run.outcomes) == [bench_contestants.FLOOR, *OURS]
+    assert not any(outcome.failure for outcome in run.outcomes.values())
+    assert "Not for this loss and margin: optax-dense" in capsys.readouterr().out
+
+
+def test_what_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(bench_contestants, "find_spec", lambda name: None)
+    there, (note,) = bench.entrants(Problem(8, 4, 32), ["jax-cce", "jsoftmax-rows"])
+    assert [contestant.name for contestant in there] == [bench_contestants.FLOOR, "jsoftmax-rows"]
+    assert note == "Not installed: jax-cce (pip install jax-cce)"
+
+
+def test_presets_options_and_scale():
+    assert problem() == PRESETS["small"]
+    assert problem("--preset", "gemma-2-2b") == Problem(8192, 2304, 256000, "bfloat16")
+    face = problem("--preset", "face-1m", "--scale", "0.01", "--features", "64", "--no-backward")
+    assert face == Problem(5, 64, 10_000, margin="arcface", backward=False)
+    assert problem("--rows", "3", "--scale", "2").rows == 6
+    assert problem("--scale", "1e-9")[:3] == (1, 512, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--only", "hinge"], "invalid choice: 'hinge'"),
+        (["--preset", "gpt"], "invalid choice: 'gpt'"),
+        (["--rows", "0"], "--rows: expected 1 or more, got 0"),
+        (["--repeats", "-1"], "--repeats: expected 1 or more, got -1"),
+        (["--scale", "0"], "--scale: expected a number above 0, got 0.0"),
+        (["--plot", "a.txt"], "--plot: expected .png, .pdf or .svg, got 'a.txt'"),
+        (["--maps", "--plot", "a.png"], "--plot and --only do not go with --maps and --sparse"),
+        (["--maps", "--sparse"], "not allowed with argument"),
+        (["--json", "."], "--json: can not write '.': Is a directory"),
+    ],
+)
+def test_bad_options_are_explained(arguments, said, capsys):
+    with pytest.raises(SystemExit):
+        bench.main(arguments)
+    assert said in capsys.readouterr().err
+
+
+def test_failures_become_rows(monkeypatch, capsys):
+    def failing(problem, data):
+        raise ValueError("no such [/kernel]\nand a long story")
+
+    def exhausted(problem, data):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte")
+
+    def failing_later(problem, data):
+        calls = iter([None])
+
+        def step():
+            next(calls)
+
+        return bench_measure.Runner(step, lambda: None)
+
+    def too_large(problem, data):
+        return bench_measure.Runner(lambda: None, lambda: None, needed=10**15)
+
+    added = {f.__name__: f for f in (failing, exhausted, failing_later, too_large)}
+    added = [bench_contestants.Contestant(*item) for item in added.items()]
+    kept = [c for c in bench_contestants.CONTESTANTS if c.name in (bench.FLOOR, *OURS)]
+    monkeypatch.setattr(bench, "CONTESTANTS", kept[:1] + added + kept[1:2])
+    (run,) = bench.main([*TINY, "--no-backward"])
+    assert {name: outcome.failure for name, outcome in run.outcomes.items()} == {
+        "matrix-products": None,
+        "failing": "ValueError: no such [/kernel]",
+        "exhausted": "out of memory",
+        "failing_later": "StopIteration",
+        "too_large": "needs 1,000,000 GB",
+        "jsoftmax-rows": None,
+    }
+    printed = capsys.readouterr().out
+    assert "no such" in printed
+    assert "out of memory" in printed
+    assert len(run.outcomes["jsoftmax-rows"].times) == 2
+
+
+def test_figure_is_written(tmp_path, capsys):
+    path = tmp_path / "figure.png"
+    runs = bench.main([*TINY, "--no-backward", "--only", "optax-dense", "--plot", str(path)])
+    assert [run.problem.classes for run in runs] == [2, 4, 8, 16, 32]
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert path.name in capsys.readouterr().out.replace("\n", "")
+
+
+@pytest.mark.parametrize("kind", ["--maps", "--sparse"])
+def test_maps(kind, monkeypatch, capsys):
+    all_maps = bench_maps.dense_maps(320)
+    some = [each for each in all_maps if each.name in ("jnp.exp", "js.softmax", "js.hardmax")]
+    monkeypatch.setattr(bench_maps, "dense_maps", lambda samples: some)
+    (run,) = bench.main([*TINY, kind])
+    printed = capsys.readouterr().out
+    assert not any(outcome.failure for outcome in run.outcomes.values())
+    name = "js.softmax" if kind == "--maps" else "optax projection_simplex"
+    assert name in printed
+    assert run.outcomes[bench_maps.gradient_of(name)].times
+
+
+@pytest.mark.parametrize("margin", ["none", "arcface", "cosface"])
+def test_exact_gradients_are_those_of_the_exact_loss(margin):
+    # By central differences along a direction; that the loss is ours, the errors above say.
+    small = Problem(8, 16, 32, margin=margin)
+    data = small.data()
+    _, dx, dw = exact(small, data)
+    rng = np.random.default_rng(0)
+    x, w = (np.asarray(array, np.float64) for array in data[:2])
+    step_x, step_w = (1e-5 * rng.standard_normal(array.shape) for array in (x, w))
+    ahead, behind = (
+        exact(small, data._replace(features=x + sign * step_x, weight=w + sign * step_w))[0]
+        for sign in (1, -1)
+    )
+    change = 2 * (np.sum(dx * step_x) + np.sum(dw * step_w))
+    assert ahead - behind == pytest.approx(change, rel=1e-6)
+
+
+def test_the_lists_are_complete():
+    assert set(bench_report.LOOKS) == {c.name for c in bench_contestants.CONTESTANTS}
+    assert set(LOSSES) <= set(js.__all__)
+    assert set(MARGINS) == {"none", *js.margins.__all__} - {"AngularMargin"}
+
+
+def test_free_memory_and_sizes(monkeypatch):
+    assert 10**8 < bench_measure.free_memory() < 10**14
+    sizes = {16.84e9: "16.8 GB", 268e6: "268 MB", 99.96e6: "100 MB", 999.9e6: "1.0 GB", 12: "12 B"}
+    assert {count: bench_measure.size(count) for count in sizes} == sizes
+    assert bench_measure.compiled(jnp.sin, jnp.ones(4)).needed >= 16
