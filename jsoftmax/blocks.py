@@ -106,12 +106,14 @@ def cut(tree: Any, start: Any, size: int) -> Any:
 
 def add_at(total: Array, start: Any, added: Array) -> Array:
     """Add to the entries from `start` on, in place."""
-    return put_at(total, start, cut(total, start, added.shape[0]) + added.astype(total.dtype))
+    return put_at(total, start, cut(total, start, added.shape[0]) + added)
 
 
 def put_at(whole: Array, start: Any, part: Array) -> Array:
     """Replace the entries from `start` on, in place."""
-    return part if part.shape == whole.shape else _update(whole, start, part)
+    if part.shape == whole.shape:
+        return part
+    return lax.dynamic_update_slice_in_dim(whole, part, start, 0)
 
 
 def overlapping(start: Any, size: int, whole: int) -> tuple[Any, Array]:
@@ -138,18 +140,6 @@ def _slice_jvp(size, primals, tangents):
     if dx.dtype == jax.dtypes.float0:
         return _slice(x, start, size), np.zeros((size, *x.shape[1:]), jax.dtypes.float0)
     return _slice(x, start, size), lax.dynamic_slice_in_dim(dx, start, size)
-
-
-@jax.custom_jvp
-def _update(total, start, part):
-    updated = lax.dynamic_update_slice_in_dim(_bits(total), _bits(part), start, 0)
-    return _from_bits(updated, total.dtype)
-
-
-@_update.defjvp
-def _update_jvp(primals, tangents):
-    (total, start, part), (d_total, _, d_part) = primals, tangents
-    return _update(total, start, part), lax.dynamic_update_slice_in_dim(d_total, d_part, start, 0)
 
 
 def _bits(x: Array) -> Array:

@@ -301,7 +301,7 @@ def _linear_loss(
     if reduction not in ("mean", "sum", None):
         raise ValueError(f'`reduction`: expected "mean", "sum" or None, got {reduction!r}.')
     head = _Flat.of(features, weight, labels, bias, softcap, margin, where, ignore_index)
-    head, weights = head.weights(sample_weight, class_weight)
+    head, weights = head.weighted(sample_weight, class_weight)
     loss, closed, needs_mean = _converted(loss, weights.dtype)
     mean = needs_mean or return_stats
     plan, rest = head.plan(loss, closed, row_block, class_block, mean=mean)
@@ -405,25 +405,36 @@ class _Flat(NamedTuple):
         labels = Labels(indices, where)
         return cls(features, weight, bias, softcap, margin, labels, probs, ignored, shape)
 
-    def weights(self, sample_weight, class_weight):
-        """Return the factors on the losses, and self with those that belong into `probs`."""
+    def weighted(self, sample_weight, class_weight):
+        """Return self, with the factors that belong into `probs` there, and those on the losses.
+
+        As in `weighted_mean`, an example of weight 0 is left out even if it would be NaN.
+        """
         dtype = jnp.promote_types(promote(self.features).dtype, promote(self.weight).dtype)
         weights = jnp.ones(self.features.shape[:1], dtype)
+        if sample_weight is None and class_weight is None:
+            return self, jnp.where(self.ignored, 0, weights)
+        indices, probs, classes = self.labels.labels, self.probs, self.weight.shape[0]
         if sample_weight is not None:
             sample_weight = jnp.asarray(sample_weight)
             checks.shape("sample_weight", sample_weight, self.shape, "a weight for every example")
             weights = sample_weight.reshape(-1).astype(dtype)
-        probs = self.probs
         if class_weight is not None:
             class_weight = jnp.asarray(class_weight)
-            expected = self.weight.shape[:1]
-            checks.shape("class_weight", class_weight, expected, "a weight for every class")
-            by_label = class_weight.at[self.labels.labels].get(mode="clip").astype(dtype)
+            checks.shape("class_weight", class_weight, (classes,), "a weight for every class")
+            by_label = class_weight.at[indices].get(mode="clip").astype(dtype)
             if probs is None:
                 weights = weights * by_label
             else:
                 probs = probs.astype(dtype) * by_label
-        return self._replace(probs=probs), jnp.where(self.ignored, 0, weights)
+        weights = jnp.where(self.ignored, 0, weights)
+        bad = jnp.any((indices < 0) | (indices >= classes), range(1, indices.ndim))
+        bad |= ~jnp.all(jnp.isfinite(self.features), -1)
+        left_out = ((weights == 0) & bad)[:, None]
+        features = jnp.where(left_out, 0, self.features)
+        indices = jnp.where(left_out.reshape(-1, *[1] * (indices.ndim - 1)), 0, indices)
+        labels = self.labels._replace(labels=indices)
+        return self._replace(features=features, labels=labels, probs=probs), weights
 
     def rows(self, weights):
         labels = self.labels.labels

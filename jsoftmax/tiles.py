@@ -11,8 +11,8 @@ total' and below' are the loss's derivatives to the fields of `Rest`. Scores tha
 of a vector only do not change along it: of such a gradient the part along the vector is taken out,
 which spares the passes over a block that differentiating the norms would need.
 
-Memory beyond the gradients, in float32: rows x classes of a block of rows for the products that are
-kept, and a few blocks of rows x classes and of classes x features.
+Memory, in float32 numbers: the gradients; rows x classes of a block of rows for the products it
+keeps; and a few blocks of rows x classes and of classes x features.
 """
 
 from collections.abc import Callable
@@ -122,7 +122,7 @@ def sum_and_gradients(
 
     zeros = jnp.zeros(labels.labels.shape, dtype)
     evaluation = jnp.zeros(n, dtype), LogitStats(*[zeros] * 4)
-    gradients = None if wanted is None else _zero_gradients(plan, rows, head, wanted, dtype)
+    gradients = None if wanted is None else _zero_gradients(rows, head, wanted, dtype)
     carry = jnp.zeros((), dtype), evaluation, gradients
     return _over_rows(body, carry, n, plan)[0]
 
@@ -132,15 +132,9 @@ def _over_rows(body, carry, n, plan):
     return in_blocks(body, carry, -(-n // size) * size, size)
 
 
-def _zero_gradients(plan, rows, head, wanted, dtype):
-    d_rows, d_head = _only(wanted, jax.tree.map(jnp.zeros_like, (rows, head)))
-    if d_rows.features is not None:
-        d_rows = d_rows._replace(features=d_rows.features.astype(dtype))
-    if d_head.weight is not None:
-        # Sums over several blocks of rows are float32; a single block is rounded once.
-        single = rows.features.shape[0] <= plan.tiles.rows
-        kept = product_dtype(head.weight.dtype) if single else dtype
-        d_head = d_head._replace(weight=d_head.weight.astype(kept))
+def _zero_gradients(rows, head, wanted, dtype):
+    """Return what gradients are added to, in float32 or wider whatever the parameters' dtype."""
+    d_rows, d_head = _only(wanted, jax.tree.map(lambda x: jnp.zeros_like(x, dtype), (rows, head)))
     return d_rows, d_head
 
 
@@ -291,7 +285,9 @@ class _RowBlock(NamedTuple):
         if d_scale is not None:
             d_numbers = jax.tree.map(jnp.add, d_numbers, pull_scale(d_scale)[0])
         added = _only((wanted_head.numbers, wanted_head.closed), (d_numbers, d_closed))
-        numbers, closed = jax.tree.map(jnp.add, (d_head.numbers, d_head.closed), added)
+        numbers, closed = jax.tree.map(
+            lambda total, x: total + x.astype(total.dtype), (d_head.numbers, d_head.closed), added
+        )
         d_rows = _only(wanted_rows, d_rows._replace(features=d_features))
         return d_rows, Head(d_weight, d_bias, d_softcap, numbers, closed)
 

@@ -1,0 +1,450 @@
+"""The evaluators' options, edges, dtypes, and what they cost in products and memory."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from cases import head
+from numpy.testing import assert_allclose, assert_array_equal
+
+import jsoftmax as js
+from jsoftmax.blocks import tiles_for
+
+N, D, C = 5, 3, 7
+BIAS = jnp.linspace(-1, 1, C)
+BLOCKS = {"one": {}, "rows": {"row_block": 2, "class_block": 3}, "classes": {"class_block": 4}}
+KEEP = jnp.array([True, True, False, True, True, False, True])
+over_blocks = pytest.mark.parametrize("blocks", BLOCKS.values(), ids=BLOCKS)
+
+
+def close(got, expected, name="", rtol=2e-5, atol=2e-6):
+    jax.tree.map(partial(assert_allclose, rtol=rtol, atol=atol, err_msg=name), got, expected)
+
+
+# --- options, against the same on dense logits ---
+
+OPTIONS = {
+    "bias": {"bias": BIAS},
+    "softcap": {"softcap": 0.5},
+    "where": {"where": KEEP, "label_smoothing": 0.2},
+    "weights": {"sample_weight": jnp.array([1, 0, 2, 1, 3]), "class_weight": jnp.arange(C)},
+    "ignore": {"ignore_index": 3, "class_weight": jnp.linspace(1, 2, C)},
+    "everything": {
+        "bias": BIAS,
+        "softcap": 2.0,
+        "where": KEEP,
+        "sample_weight": jnp.arange(5) > 1,
+        "label_smoothing": 0.1,
+        "z_loss": 0.1,
+        "ignore_index": 4,
+        "reduction": "sum",
+        "margin": js.cosface(0.2, 4.0),
+    },
+}
+
+
+def on_dense_logits(x, w, labels, options):
+    """Return what the options mean, by the functions on logits."""
+    options = dict(options)
+    sample_weight = options.pop("sample_weight", jnp.ones(N)).astype(jnp.float32)
+    class_weight = options.pop("class_weight", jnp.ones(C)).astype(jnp.float32)
+    score = {k: options.pop(k) for k in ("bias", "softcap", "margin") if k in options}
+    ignore, reduction = options.get("ignore_index"), options.pop("reduction", "mean")
+    losses = js.cross_entropy(js.linear_logits(x, w, labels, **score), labels, **options)
+    weights = sample_weight * class_weight[labels]
+    weights = weights if ignore is None else jnp.where(labels == ignore, 0, weights)
+    if reduction is None:
+        return losses * weights
+    return jnp.sum(losses * weights) / (jnp.sum(weights) if reduction == "mean" else 1)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options(name):
+    x, w, labels = head(examples=N, size=D, classes=C)
+    options = OPTIONS[name]
+
+    def losses(evaluate, **more):
+        """Return a scalar and its gradients."""
+
+        def total(x, w, bias):
+            given = options | more | ({"bias": bias} if "bias" in options else {})
+            out = evaluate(x, w, labels, given)
+            return jnp.sum(out * jnp.arange(1.0, 1 + out.size)) if out.ndim else out
+
+        return jax.value_and_grad(total, (0, 1, 2))(x, w, BIAS)
+
+    def by_blocks(x, w, labels, given, blocks):
+        return js.linear_cross_entropy(x, w, labels, **given, **blocks)
+
+    def run():
+        rows = partial(by_blocks, blocks=BLOCKS["rows"])
+        classes = partial(by_blocks, blocks=BLOCKS["classes"])
+        per_example = {"reduction": None}
+        return {
+            "rows": (losses(rows), losses(on_dense_logits)),
+            "classes": (losses(classes), losses(on_dense_logits)),
+            "none": (losses(rows, **per_example), losses(on_dense_logits, **per_example)),
+        }
+
+    for which, (got, expected) in jax.jit(run)().items():
+        close(got, expected, which)
+
+
+def test_only_the_library_s_losses_are_centred():
+    """Any other function gets the stats themselves."""
+    x, w, labels = head(examples=N, size=D, classes=C)
+    stats = js.logit_stats(js.linear_logits(x, w), labels)
+
+    def own(stats):
+        return stats.target - 2 * stats.others + 3 * stats.mean + 4 * stats.runner_up
+
+    got = js.linear_loss(x, w, labels, own, reduction=None, **BLOCKS["rows"])
+    close(got, own(stats))
+    close(js.linear_loss(x, w, labels, own), own(stats).mean())
+
+
+@over_blocks
+def test_statistics(blocks):
+    x, w, labels = head(examples=N, size=D, classes=C)
+    margin = js.arcface(scale=4.0)
+    expected = js.logit_stats(js.linear_logits(x, w, labels, margin=margin), labels, where=KEEP)
+    options = {"margin": margin, "where": KEEP, **blocks}
+    close(js.linear_stats(x, w, labels, **options), expected)
+    loss, stats = js.linear_loss(x, w, labels, return_stats=True, **options)
+    close(stats, expected)
+    close(loss, js.nll(expected).mean())
+
+    def only_stats(x):
+        loss, stats = js.linear_loss(x, w, labels, return_stats=True, **options)
+        return 0 * loss + sum(jnp.sum(field) for field in stats)
+
+    assert_array_equal(jax.jit(jax.grad(only_stats))(x), jnp.zeros_like(x))
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3)])
+def test_leading_shapes(shape):
+    x, labels = jnp.ones((*shape, D)), jnp.zeros(shape, jnp.uint8)
+    losses, stats = js.linear_loss(
+        x, jnp.eye(C, D), labels, reduction=None, return_stats=True, sample_weight=jnp.ones(shape)
+    )
+    assert losses.shape == stats.target.shape == shape
+    assert js.linear_loss(x, jnp.eye(C, D), labels).shape == ()
+
+
+# --- lists of labels ---
+
+LISTS = jnp.array([[0, 3, 6], [2, 2, 1], [6, 0, 6], [4, 5, 3], [1, 1, 1]])
+PROBS = jnp.array([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25], [1, 0, 0.5], [0.2, 0.3, 0.5], [1, 0, 0]])
+
+
+def spread(probs):
+    """Return the distributions that the lists stand for."""
+    return jnp.sum(jax.nn.one_hot(LISTS, C) * probs[..., None], -2)
+
+
+@pytest.mark.parametrize("reduction", ["mean", None])
+@over_blocks
+def test_sparse_labels(blocks, reduction):
+    x, w, _ = head(examples=N, size=D, classes=C)
+    options = {"label_smoothing": 0.1, "z_loss": 0.1, "class_weight": jnp.linspace(1, 2, C)}
+
+    def by_blocks(x, w, bias, probs):
+        labels = js.SparseLabels(LISTS, probs)
+        given = {"bias": bias, "reduction": reduction} | options | blocks
+        return jnp.mean(js.linear_cross_entropy(x, w, labels, **given))
+
+    def dense(x, w, bias, probs):
+        logits = js.linear_logits(x, w, bias=bias)
+        return jnp.mean(js.cross_entropy(logits, spread(probs), **options))
+
+    arguments = x, w, BIAS, PROBS
+    got, expected = (
+        jax.jit(jax.value_and_grad(f, range(4)))(*arguments) for f in (by_blocks, dense)
+    )
+    close(got, expected)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_sparse_labels_on_logits(temperature):
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(N, C)) * 3, jnp.float32)
+    labels = js.SparseLabels(LISTS, PROBS)
+    options = {
+        "label_smoothing": 0.1,
+        "temperature": temperature,
+        "where": KEEP | (spread(PROBS) > 0),
+    }
+    got = js.cross_entropy(logits, labels, **options)
+    close(got, oracles.cross_entropy(logits, spread(PROBS), **options), rtol=2e-6)
+    close(js.cross_entropy(logits.T, labels, axis=0), js.cross_entropy(logits, labels))
+    for loss, oracle in [(js.focal_loss, oracles.focal), (js.mae_loss, oracles.mae)]:
+        close(loss(logits, labels), oracle(logits, spread(PROBS)), rtol=5e-6)
+
+
+def test_sparse_labels_of_a_margin_or_of_no_class():
+    x, w, _ = head(examples=N, size=D, classes=C)
+    labels = js.SparseLabels(LISTS.at[0, 0].set(C).at[1, 0].set(-1), PROBS)
+    bad = jnp.array([True, True, False, False, False])
+    for losses in (
+        js.linear_loss(x, w, labels, reduction=None, **BLOCKS["rows"]),
+        js.cross_entropy(js.linear_logits(x, w), labels),
+    ):
+        assert_array_equal(jnp.isnan(losses), bad)
+    with pytest.raises(ValueError, match="margin"):
+        js.linear_loss(x, w, labels, margin=js.arcface())
+    with pytest.raises(ValueError, match="ignore_index"):
+        js.linear_loss(x, w, labels, ignore_index=-1)
+    with pytest.raises(AssertionError, match=r"labels\.probs"):
+        js.linear_loss(x, w, labels._replace(probs=PROBS[:, :2]))
+
+
+# --- edges ---
+
+
+def value_and_grads(x, w, labels, **options):
+    run = jax.jit(
+        lambda x, w: jax.value_and_grad(partial(js.linear_loss, **options), (0, 1))(x, w, labels)
+    )
+    return run(x, w)
+
+
+@over_blocks
+def test_a_bad_label_is_nan_in_its_own_row(blocks):
+    x, w, labels = head(examples=N, size=D, classes=C)
+    for bad in (-1, C, -C):
+        labels_with = (
+            labels.at[1].set(bad)
+            if hasattr(labels, "at")
+            else np.where(np.arange(N) == 1, bad, labels)
+        )
+        losses = js.linear_loss(x, w, labels_with, reduction=None, **blocks)
+        assert_array_equal(jnp.isnan(losses), jnp.arange(N) == 1)
+        loss, (dx, _) = value_and_grads(x, w, labels_with, **blocks)
+        assert jnp.isnan(loss)
+        assert_array_equal(jnp.isnan(dx).any(-1), jnp.arange(N) == 1)
+
+
+@over_blocks
+def test_what_does_not_count_leaves_no_trace(blocks):
+    x, w, labels = head(examples=N, size=D, classes=C)
+    spoilt, counts = x.at[1].set(jnp.nan), jnp.arange(N) != 1
+    ignored = jnp.where(counts, labels, -100)
+    where = (
+        KEEP.at[0].set(False).at[labels[2:]].set(True)
+    )  # class 0, the label of ignored rows, off
+    expected = value_and_grads(x[2:], w, labels[2:], where=where, **blocks)
+    got = value_and_grads(
+        spoilt, w, ignored.at[0].set(-100), ignore_index=-100, where=where, **blocks
+    )
+    close(got[0], expected[0])
+    close(got[1][1], expected[1][1])
+    close(got[1][0][2:], expected[1][0])
+    assert_array_equal(got[1][0][:2], 0)
+    # An example without weight is left out even if its loss is NaN, as in weighted_mean.
+    bad_label = value_and_grads(
+        x, w, jnp.where(counts, labels, C), sample_weight=counts.astype(jnp.float32), **blocks
+    )
+    close(bad_label, value_and_grads(x, w, labels, sample_weight=counts, **blocks))
+
+
+@over_blocks
+@pytest.mark.parametrize("case", ["all ignored", "no weight", "empty"])
+def test_nothing_left(case, blocks):
+    x, w, labels = head(examples=N, size=D, classes=C)
+    options = dict(blocks)
+    if case == "all ignored":
+        labels, options["ignore_index"] = np.full(N, -1), -1
+    elif case == "no weight":
+        options["sample_weight"] = jnp.zeros(N)
+    else:
+        x, labels = x[:0], labels[:0]
+    loss, grads = value_and_grads(x, w, labels, **options)
+    assert loss == 0
+    assert all((g == 0).all() for g in grads)
+
+
+@over_blocks
+def test_classes_that_are_off(blocks):
+    x, w, labels = head(examples=N, size=D, classes=C)
+    off = jnp.arange(C) != labels[1]
+    losses = js.linear_loss(x, w, labels, where=off, reduction=None, **blocks)
+    assert_array_equal(jnp.isinf(losses), labels == labels[1])
+    _, (dx, dw) = value_and_grads(x, w, labels, where=off, **blocks)
+    assert_array_equal(dx[labels == labels[1]], 0)
+    assert_array_equal(dw[labels[1]], 0)
+    assert jnp.isfinite(dw).all()
+    # -inf in the bias does the same.
+    bias = jnp.where(off, 0.0, -jnp.inf)
+    close(js.linear_loss(x, w, labels, bias=bias, reduction=None, **blocks), losses)
+    loss, grads = value_and_grads(x, w, labels, where=jnp.zeros(C, bool), **blocks)
+    assert loss == jnp.inf
+    assert all((g == 0).all() for g in grads)
+    stats = js.linear_stats(x, w, labels, where=jnp.zeros(C, bool), **blocks)
+    assert (stats.logsumexp == -jnp.inf).all()
+    assert not stats.correct.any()
+
+
+@over_blocks
+def test_a_common_offset_and_sure_examples(blocks):
+    x, w, labels = head(examples=N, size=D, classes=C)
+    offset = jnp.full(C, 1e6)
+    close(
+        js.linear_cross_entropy(x, w, labels, bias=offset, reduction=None, **blocks),
+        js.cross_entropy(js.linear_logits(x, w, bias=offset), labels),
+        rtol=1e-6,
+    )
+    # One class far ahead: loss and gradient keep their digits where lse - target is 0.
+    x, w = jnp.array([[40.0]]), jnp.array([[1.0], [0.0], [0.0]])
+    loss, (dx, _) = value_and_grads(x, w, jnp.array([0]), **blocks)
+    assert_allclose(loss, 2 * np.exp(-40.0), rtol=1e-5)
+    assert_allclose(dx[0, 0], -2 * np.exp(-40.0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "margin", [js.arcface(), js.l_softmax(), js.a_softmax(), js.combined_margin()]
+)
+def test_parallel_and_zero_vectors(margin):
+    w = jnp.concatenate([jnp.eye(3), -jnp.eye(3), jnp.zeros((1, 3))])
+    x, labels = (
+        jnp.array([[2.0, 0, 0], [0, -3.0, 0], [0, 0, 0], [1, 1, 1]]),
+        jnp.array([0, 1, 2, 6]),
+    )
+    loss, grads = value_and_grads(x, w, labels, margin=margin, **BLOCKS["rows"])
+    assert jnp.isfinite(loss)
+    assert all(jnp.isfinite(g).all() for g in grads)
+
+
+def test_near_uniform_logits_and_a_ragged_end():
+    """Padding that counted as a class would change log C, not what random normals give."""
+    classes = 1009
+    x, w = jnp.full((3, 2), 1e-3), jnp.full((classes, 2), 1e-3)
+    labels = jnp.array([0, 1000, 1008])
+    losses = js.linear_loss(
+        x, w, labels, softcap=1e-3, reduction=None, row_block=2, class_block=100
+    )
+    assert_allclose(losses, np.log(classes), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_more_classes_than_float16_counts(dtype):
+    classes = 70_001
+    x, w = jnp.ones((2, 2), dtype), jnp.zeros((classes, 2), dtype)
+    loss, (dx, dw) = value_and_grads(x, w, jnp.array([0, 70_000]))
+    assert_allclose(loss, np.log(classes), rtol=1e-6)
+    assert dx.dtype == dw.dtype == dtype
+    assert_allclose(dw[1, 0], 1 / classes, rtol=2**-7)
+    assert_allclose(dw[0, 0], -0.5 + 1 / classes, rtol=2**-7)
+
+
+@pytest.mark.parametrize(("x_dtype", "w_dtype"), [("bfloat16", "float32"), ("float16", "float16")])
+def test_mixed_and_narrow_dtypes(x_dtype, w_dtype):
+    x, w, labels = head(examples=N, size=D, classes=C)
+    x, w = x.astype(x_dtype), w.astype(w_dtype)
+    margin = js.cosface(scale=4.0)
+    loss, grads = value_and_grads(x, w, labels, margin=margin, **BLOCKS["rows"])
+    wide = value_and_grads(x.astype("float32"), w.astype("float32"), labels, margin=margin)
+    assert [g.dtype for g in grads] == [x_dtype, w_dtype]
+    assert_allclose(loss, wide[0], rtol=1e-6)
+    for got, expected in zip(grads, wide[1], strict=True):
+        assert_allclose(oracles.float64(got), expected, atol=2**-7 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"labels": jnp.zeros((N, C))}, TypeError, "labels"),
+        ({"labels": jnp.zeros(N + 1, int)}, AssertionError, "labels"),
+        ({"weight": jnp.zeros((C, D + 1))}, AssertionError, "weight"),
+        ({"weight": jnp.zeros((0, D))}, AssertionError, "weight"),
+        ({"bias": jnp.zeros(C + 1)}, AssertionError, "bias"),
+        ({"where": jnp.ones((N, C), bool)}, AssertionError, "where"),
+        ({"where": jnp.ones(C)}, TypeError, "where"),
+        ({"sample_weight": jnp.ones(1)}, AssertionError, "sample_weight"),
+        ({"class_weight": jnp.ones(1)}, AssertionError, "class_weight"),
+        ({"softcap": -1.0}, ValueError, "softcap"),
+        ({"reduction": "none"}, ValueError, "reduction"),
+        ({"row_block": 0}, ValueError, "row_block"),
+        ({"loss": lambda stats: js.nll(stats) * jnp.ones(N)}, AssertionError, "sample_weight"),
+    ],
+)
+def test_wrong_arguments(change, error, message):
+    x, w, labels = head(examples=N, size=D, classes=C)
+    with pytest.raises(error, match=message):
+        js.linear_loss(**({"features": x, "weight": w, "labels": labels} | change))
+
+
+def test_checked_finds_bad_labels():
+    x, w, labels = head(examples=N, size=D, classes=C)
+    step = js.checks.checked(jax.jit(jax.grad(partial(js.linear_loss, **BLOCKS["rows"]))))
+    step(x, w, labels)
+    with pytest.raises(Exception, match="labels"):
+        step(x, w, labels + 1)
+
+
+# --- what it costs ---
+
+
+@pytest.mark.parametrize(
+    ("wrt", "reduction", "products"),
+    [((), "mean", 1), ((0, 1), "mean", 3), ((0,), "mean", 2), ((1,), "mean", 2), ((0, 1), None, 3)],
+)
+def test_number_of_products(wrt, reduction, products):
+    """In one block; of several, the value per example alone computes the logits twice."""
+    x, w, labels = head(examples=N, size=D, classes=C)
+
+    def total(x, w):
+        return jnp.sum(js.linear_loss(x, w, labels, reduction=reduction))
+
+    function = jax.grad(total, wrt) if wrt else total
+    compiled = jax.jit(function).lower(x, w).compile().as_text()
+    assert compiled.count(" dot(") == products
+
+
+def memory(n, classes, dtype="float32", features=32, **options):
+    """Return the bytes of the temporaries of loss and gradients."""
+    shapes = (n, features), (classes, features)
+    arguments = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+    labels = jax.ShapeDtypeStruct((n,), jnp.int32)
+    loss = partial(js.linear_loss, **options)
+    function = jax.jit(lambda x, w, y: jax.value_and_grad(loss, (0, 1))(x, w, y))
+    return function.lower(*arguments, labels).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("margin", [None, js.arcface()], ids=["plain", "arcface"])
+def test_memory_by_rows_is_one_block(margin):
+    options = {"row_block": 64, "class_block": 256, "margin": margin}
+    found = {(n, c): memory(n, c, **options) for n in (512, 2048) for c in (4096, 8192)}
+    for (n, c), got in found.items():
+        # The products of a block of rows, a few blocks of classes, and features and their gradient.
+        few_blocks = 8 * (64 * 256 + 256 * 32 + 64 * 32)
+        assert got <= 4 * (64 * c + few_blocks + 2 * 32 * n + 8 * n + 4 * c)
+    assert found[2048, 8192] < 2048 * 8192 * 4 / 16
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_memory_by_classes_does_not_grow_with_the_classes(dtype):
+    few, many = (memory(256, c, dtype, class_block=256) for c in (4096, 65536))
+    assert many - few < 0.2 * 256 * (65536 - 4096) * 4
+    # Of a bfloat16 weight there is no copy; its gradient is summed in float32.
+    gradient = 65536 * 32 * 4 if dtype == "bfloat16" else 0
+    assert many < gradient + 65536 * 32
+
+
+@pytest.mark.parametrize(
+    ("shape", "given", "expected"),
+    [
+        ((64, 1000, 32), (None, None), (64, 1000, True)),  # small: one block
+        ((2048, 32000, 512), (None, None), (410, 1600, True)),  # by rows
+        ((512, 100_000, 256), (None, None), (512, 5000, False)),  # by classes
+        ((2048, 32000, 512), (None, 4000), (2048, 4000, False)),
+        ((2048, 32000, 512), (512, None), (512, 1600, True)),
+        ((2048, 32000, 512), (512, 4000), (512, 4000, True)),
+        ((5, 7, 3), (2, 3), (2, 3, True)),
+        ((5, 7, 3), (100, 100), (5, 7, True)),
+        ((0, 7, 3), (None, None), (1, 7, True)),
+    ],
+)
+def test_rule_of_the_blocks(shape, given, expected):
+    assert tiles_for(*shape, *given) == expected
