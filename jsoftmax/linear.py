@@ -451,7 +451,8 @@ class _Flat(NamedTuple):
             numbers = iter(numbers)
             return tree.unflatten([x if checks.is_concrete(x) else next(numbers) for x in leaves])
 
-        tiles = tiles_for(n, classes, d, row_block, class_block)
+        narrow = max(self.features.dtype.itemsize, self.weight.dtype.itemsize) == 2
+        tiles = tiles_for(n, classes, d, row_block, class_block, narrow=narrow)
         head = Head(self.weight, self.bias, self.softcap, traced, list(closed))
         return Plan(tiles, margin_of, loss, mean), head
 

@@ -448,3 +448,15 @@ def test_memory_by_classes_does_not_grow_with_the_classes(dtype):
 )
 def test_rule_of_the_blocks(shape, given, expected):
     assert tiles_for(*shape, *given) == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((2048, 32000, 512), (2048, 1600, False)),
+        ((8192, 128_256, 4096), (2731, 5344, True)),  # long rows: products cost more than passes
+        ((65_536, 256_000, 2304), (65_536, 8000, False)),  # a block as large as the gradient
+    ],
+)
+def test_rule_for_16_bit_operands(shape, expected):
+    assert tiles_for(*shape, narrow=True) == expected
