@@ -72,14 +72,14 @@ def in_jax(
     return runner._replace(transposed=transposed)
 
 
-def jsoftmax_blocks(problem: Problem, *, by_classes: bool = False) -> Callable:
-    """`linear_loss`, with blocks as it chooses them or with all rows in blocks of classes."""
-    rows, classes, blocks = problem.rows, problem.classes, problem.blocks
+def jsoftmax_blocks(problem: Problem, *, by: str | None = None) -> Callable:
+    """`linear_loss`, with blocks as it chooses them, or by rows, or by classes."""
+    rows, classes, pieces = problem.rows, problem.classes, problem.blocks
     options: dict[str, Any] = {"margin": problem.angular_margin()}
-    if by_classes or blocks:
-        options["class_block"] = -(-classes // blocks) if blocks else max(1024, 2**22 // rows)
-    if blocks and not by_classes:
-        options["row_block"] = -(-rows // blocks)
+    if by == "rows" or (pieces and by is None):
+        options["row_block"] = -(-rows // pieces) if pieces else max(256, 4 * problem.features // 5)
+    if by == "classes" or pieces:
+        options["class_block"] = -(-classes // pieces) if pieces else max(1024, 2**22 // rows)
     return lambda x, w, y: js.linear_loss(x, w, y, problem.loss_function(), **options)
 
 
@@ -146,11 +146,12 @@ def _plain_or_face(problem):
 
 
 FLOOR = "matrix-products"
-_by_classes = partial(jsoftmax_blocks, by_classes=True)
+_by_rows, _by_classes = (partial(jsoftmax_blocks, by=by) for by in ("rows", "classes"))
 _tokamax_chunked = partial(tokamax, implementation="chunked_xla")
 CONTESTANTS = [
     Contestant(FLOOR, matrix_products),
-    Contestant("jsoftmax-rows", partial(in_jax, jsoftmax_blocks)),
+    Contestant("jsoftmax", partial(in_jax, jsoftmax_blocks)),
+    Contestant("jsoftmax-rows", partial(in_jax, _by_rows)),
     Contestant("jsoftmax-classes", partial(in_jax, _by_classes)),
     Contestant("jsoftmax-dense", partial(in_jax, jsoftmax_dense)),
     Contestant("optax-dense", partial(in_jax, optax_dense), _plain_or_face, ("optax",)),

@@ -22,7 +22,8 @@ __all__ = ["Comparison", "figure", "machine", "milliseconds", "table", "write_js
 # holds the logits is dotted.
 LOOKS = {
     FLOOR: ("0.45", "--", None),
-    "jsoftmax-rows": ("#0072B2", "-", "o"),
+    "jsoftmax": ("#0072B2", "-", "o"),
+    "jsoftmax-rows": ("#56B4E9", "-", "<"),
     "jsoftmax-classes": ("#56B4E9", "-", "s"),
     "jsoftmax-dense": ("#0072B2", ":", "^"),
     "optax-dense": ("#E69F00", ":", "^"),
@@ -161,7 +162,7 @@ def figure(path: Path, comparisons: list[Comparison]) -> None:
                     label=name,
                     color=colour,
                     linestyle=dashes,
-                    linewidth=2.4 if name == "jsoftmax-rows" else 1.5,
+                    linewidth=2.4 if name == "jsoftmax" else 1.5,
                     marker=marker,
                     markersize=6,
                     markeredgecolor="white",

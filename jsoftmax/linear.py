@@ -21,6 +21,7 @@ from jsoftmax.blocks import tiles_for
 from jsoftmax.losses import centred_loss, centred_nll, nll
 from jsoftmax.margins import AngularMargin
 from jsoftmax.numerics import like, promote, times
+from jsoftmax.products import products
 from jsoftmax.rest import SparseLabels
 from jsoftmax.stats import LogitStats, absolute, at_label, is_label
 from jsoftmax.tiles import Head, Labels, Plan, Rows, stats_of_rows, sum_and_gradients
@@ -73,8 +74,7 @@ def linear_logits(
     if margin is not None:
         feature_factor = scores.direction_factor(features, normalize=margin.normalize_features)
         weight_factor = scores.direction_factor(weight, normalize=margin.normalize_weight)
-    products = scores.products(features, weight)
-    z = scores.scores(products, feature_factor, weight_factor, bias, softcap)
+    z = scores.scores(products(features, weight), feature_factor, weight_factor, bias, softcap)
     if labels is not None:
         labels = checks.as_labels(labels)
         checks.shape("labels", labels, features.shape[:-1], "an integer class for every example")
@@ -155,9 +155,9 @@ def linear_loss(
     $$\frac{\sum_i w_i\, \ell(\mathrm{stats}_i)}{\sum_i w_i}, \qquad w_i = \mathrm{sample\_weight}_i
     \cdot \mathrm{class\_weight}_{y_i} \cdot [y_i \ne \mathrm{ignore\_index}]$$
 
-    A scalar's gradients are made in the same pass as its value: three matrix products, as many as
-    with the logits held, and one without differentiation. They are kept until the backward pass:
-    inside a `scan` whose sum is differentiated, take the gradient in the body.
+    A scalar's gradients are made together with its value: three matrix products by rows, as many as
+    with the logits held; four by classes; one without differentiation. They are kept until the
+    backward pass: inside a `scan` whose sum is differentiated, take the gradient in the body.
 
     Args:
       features: `[..., features]`, floats. bfloat16 is multiplied as it is and summed in float32.

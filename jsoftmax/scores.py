@@ -8,9 +8,8 @@ linear_logits takes these steps for all classes at once, tiles.py for one block 
 another.
 """
 
-import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax.margins import AngularMargin
@@ -20,45 +19,10 @@ __all__ = [
     "direction_factor",
     "kept_length",
     "norm",
-    "product_dtype",
-    "products",
     "scale_of",
     "scores",
     "true_score",
 ]
-
-
-@jax.custom_jvp
-def products(features: Array, weight: Array) -> Array:
-    """Return `features @ weight.T`, `[..., classes]`; 16-bit operands are summed in float32."""
-    dtype = jnp.promote_types(promote(features).dtype, promote(weight).dtype)
-    return _contract(features, weight, dtype)
-
-
-@products.defjvp
-def _products_jvp(primals, tangents):
-    # The tangent of bfloat16 operands is rounded to bfloat16, so that in the transpose the
-    # cotangent is too: a product of a float32 cotangent with 16-bit operands would widen them.
-    (features, weight), (d_features, d_weight) = primals, tangents
-    out = products(features, weight)
-    same = features.dtype == weight.dtype
-    dtype = product_dtype(features.dtype) if same else out.dtype
-    d_out = _contract(d_features, weight, dtype) + _contract(features, d_weight, dtype)
-    return out, d_out.astype(out.dtype)
-
-
-def product_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """Return the dtype in which gradients enter a matrix product with operands of `dtype`.
-
-    Gradients of a mean over thousands of examples underflow in float16, not in bfloat16.
-    """
-    return jnp.dtype(jnp.float32) if dtype == jnp.float16 else dtype
-
-
-def _contract(x, y, dtype):
-    """Sum over the last axis of both; `dtype` is that of the result."""
-    dimensions = (((x.ndim - 1,), (y.ndim - 1,)), ((), ()))
-    return lax.dot_general(x, y, dimensions, preferred_element_type=dtype)
 
 
 def norm(x: Array) -> Array:

@@ -25,8 +25,9 @@ from jax import Array, lax
 from jsoftmax.blocks import Tiles, add_at, cut, in_blocks, overlapping, put_at
 from jsoftmax.margins import AngularMargin
 from jsoftmax.numerics import exp_nonpositive, finite, promote, times
+from jsoftmax.products import products, times_features, times_weight
 from jsoftmax.rest import add_at_labels, at_labels, complete, is_listed, merge, no_rest, rest_of
-from jsoftmax.scores import direction_factor, product_dtype, products, scale_of, scores, true_score
+from jsoftmax.scores import direction_factor, scale_of, scores, true_score
 from jsoftmax.stats import LogitStats, absolute
 
 __all__ = ["Head", "Labels", "Plan", "Rows", "stats_of_rows", "sum_and_gradients"]
@@ -259,13 +260,13 @@ class _RowBlock(NamedTuple):
             dc = add_at_labels(scale * dz, block.classes, block.listed, d_label_)
             da, added_bias, added_softcap = pull_scores(dc)
             if d_features is not None:
-                d_features = d_features + _product(da, block.weight)
+                d_features = d_features + times_weight(da, block.weight)
             if d_scale is not None:
                 d_scale = d_scale + jnp.sum(times(dz, c))
             if d_softcap is not None:
                 d_softcap = d_softcap + added_softcap
             if d_weight is not None:
-                added = _product_of_transpose(da, self.features, features_t)
+                added = times_features(da, self.features, features_t)
                 added = _across(added, block.weight, block.factor)
                 d_weight = add_at(d_weight, start, added)
             if d_bias is not None:
@@ -317,43 +318,6 @@ def _weight_factor(plan, head):
     if margin is None:
         return None
     return direction_factor(head.weight, normalize=margin.normalize_weight)
-
-
-# --- gradients of the parameters ---
-
-
-def _product(gradient, operand):
-    """Return `gradient @ operand` in the operand's dtype, summed in that of the gradient."""
-    return _contract(*_operands(gradient, operand), 1, 0, gradient.dtype)
-
-
-def _product_of_transpose(gradient, operand, transpose):
-    """Return `gradient.T @ operand` likewise; `transpose` is the operand's, made out of the loop.
-
-    On a CPU a bfloat16 product over leading axes, or one that follows a transposition, runs at a
-    third of the speed of the others. The barrier keeps XLA from swapping the operands.
-    """
-
-    def plain(narrow, operand, _):
-        return _contract(narrow, operand, 0, 0, gradient.dtype)
-
-    def transposed(narrow, _, transpose):
-        return lax.optimization_barrier(_contract(transpose, narrow, 1, 0, gradient.dtype)).T
-
-    narrow, operand = _operands(gradient, operand)
-    if operand.dtype.itemsize > 2:
-        return plain(narrow, operand, transpose)
-    return lax.platform_dependent(narrow, operand, transpose, cpu=transposed, default=plain)
-
-
-def _operands(gradient, operand):
-    # float32 gradients are rounded to a 16-bit operand's dtype: else XLA widens the operand.
-    dtype = gradient.dtype if operand.dtype.itemsize > 2 else product_dtype(operand.dtype)
-    return gradient.astype(dtype), operand.astype(dtype)
-
-
-def _contract(a, b, axis_a, axis_b, dtype):
-    return lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())), preferred_element_type=dtype)
 
 
 def _across(gradient, vectors, factor):

@@ -17,6 +17,7 @@ ORDER = [
     "maps",
     "margins",
     "stats",
+    "products",
     "scores",
     "rest",
     "blocks",

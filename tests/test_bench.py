@@ -16,7 +16,7 @@ from jsoftmax.bench_options import PRESETS, options
 from jsoftmax.bench_problem import LOSSES, MARGINS, Problem, exact
 
 TINY = ["--rows", "8", "--features", "4", "--classes", "32", "--repeats", "2"]
-OURS = ["jsoftmax-rows", "jsoftmax-classes", "jsoftmax-dense"]
+OURS = ["jsoftmax", "jsoftmax-rows", "jsoftmax-classes", "jsoftmax-dense"]
 
 
 @pytest.fixture(autouse=True)
@@ -124,12 +124,12 @@ def test_failures_become_rows(monkeypatch, capsys):
         "exhausted": "out of memory",
         "failing_later": "StopIteration",
         "too_large": "needs 1,000,000 GB",
-        "jsoftmax-rows": None,
+        "jsoftmax": None,
     }
     printed = capsys.readouterr().out
     assert "no such" in printed
     assert "out of memory" in printed
-    assert len(run.outcomes["jsoftmax-rows"].times) == 2
+    assert len(run.outcomes["jsoftmax"].times) == 2
 
 
 def test_figure_is_written(tmp_path, capsys):

@@ -24,6 +24,11 @@ def close(got, expected, name="", rtol=2e-5, atol=2e-6):
     jax.tree.map(partial(assert_allclose, rtol=rtol, atol=atol, err_msg=name), got, expected)
 
 
+def jitted(function, *args, **options):
+    """Compile at once what would be compiled operation by operation."""
+    return jax.jit(lambda: function(*args, **options))()
+
+
 # --- options, against the same on dense logits ---
 
 OPTIONS = {
@@ -101,9 +106,9 @@ def test_only_the_library_s_losses_are_centred():
     def own(stats):
         return stats.target - 2 * stats.others + 3 * stats.mean + 4 * stats.runner_up
 
-    got = js.linear_loss(x, w, labels, own, reduction=None, **BLOCKS["rows"])
+    got = jitted(js.linear_loss, x, w, labels, own, reduction=None, **BLOCKS["rows"])
     close(got, own(stats))
-    close(js.linear_loss(x, w, labels, own), own(stats).mean())
+    close(jitted(js.linear_loss, x, w, labels, own), own(stats).mean())
 
 
 @over_blocks
@@ -112,8 +117,8 @@ def test_statistics(blocks):
     margin = js.arcface(scale=4.0)
     expected = js.logit_stats(js.linear_logits(x, w, labels, margin=margin), labels, where=KEEP)
     options = {"margin": margin, "where": KEEP, **blocks}
-    close(js.linear_stats(x, w, labels, **options), expected)
-    loss, stats = js.linear_loss(x, w, labels, return_stats=True, **options)
+    close(jitted(js.linear_stats, x, w, labels, **options), expected)
+    loss, stats = jitted(js.linear_loss, x, w, labels, return_stats=True, **options)
     close(stats, expected)
     close(loss, js.nll(expected).mean())
 
@@ -127,11 +132,10 @@ def test_statistics(blocks):
 @pytest.mark.parametrize("shape", [(), (2,), (2, 3)])
 def test_leading_shapes(shape):
     x, labels = jnp.ones((*shape, D)), jnp.zeros(shape, jnp.uint8)
-    losses, stats = js.linear_loss(
-        x, jnp.eye(C, D), labels, reduction=None, return_stats=True, sample_weight=jnp.ones(shape)
-    )
+    options = {"reduction": None, "return_stats": True, "sample_weight": jnp.ones(shape)}
+    losses, stats = jitted(js.linear_loss, x, jnp.eye(C, D), labels, **options)
     assert losses.shape == stats.target.shape == shape
-    assert js.linear_loss(x, jnp.eye(C, D), labels).shape == ()
+    assert jitted(js.linear_loss, x, jnp.eye(C, D), labels).shape == ()
 
 
 # --- lists of labels ---
@@ -176,11 +180,12 @@ def test_sparse_labels_on_logits(temperature):
         "temperature": temperature,
         "where": KEEP | (spread(PROBS) > 0),
     }
-    got = js.cross_entropy(logits, labels, **options)
+    got = jitted(js.cross_entropy, logits, labels, **options)
     close(got, oracles.cross_entropy(logits, spread(PROBS), **options), rtol=2e-6)
-    close(js.cross_entropy(logits.T, labels, axis=0), js.cross_entropy(logits, labels))
+    along_first = jitted(js.cross_entropy, logits.T, labels, axis=0)
+    close(along_first, jitted(js.cross_entropy, logits, labels))
     for loss, oracle in [(js.focal_loss, oracles.focal), (js.mae_loss, oracles.mae)]:
-        close(loss(logits, labels), oracle(logits, spread(PROBS)), rtol=5e-6)
+        close(jitted(loss, logits, labels), oracle(logits, spread(PROBS)), rtol=5e-6)
 
 
 def test_sparse_labels_of_a_margin_or_of_no_class():
@@ -188,8 +193,8 @@ def test_sparse_labels_of_a_margin_or_of_no_class():
     labels = js.SparseLabels(LISTS.at[0, 0].set(C).at[1, 0].set(-1), PROBS)
     bad = jnp.array([True, True, False, False, False])
     for losses in (
-        js.linear_loss(x, w, labels, reduction=None, **BLOCKS["rows"]),
-        js.cross_entropy(js.linear_logits(x, w), labels),
+        jitted(js.linear_loss, x, w, labels, reduction=None, **BLOCKS["rows"]),
+        jitted(js.cross_entropy, js.linear_logits(x, w), labels),
     ):
         assert_array_equal(jnp.isnan(losses), bad)
     with pytest.raises(ValueError, match="margin"):
@@ -219,7 +224,7 @@ def test_a_bad_label_is_nan_in_its_own_row(blocks):
             if hasattr(labels, "at")
             else np.where(np.arange(N) == 1, bad, labels)
         )
-        losses = js.linear_loss(x, w, labels_with, reduction=None, **blocks)
+        losses = jitted(js.linear_loss, x, w, labels_with, reduction=None, **blocks)
         assert_array_equal(jnp.isnan(losses), jnp.arange(N) == 1)
         loss, (dx, _) = value_and_grads(x, w, labels_with, **blocks)
         assert jnp.isnan(loss)
@@ -269,7 +274,7 @@ def test_nothing_left(case, blocks):
 def test_classes_that_are_off(blocks):
     x, w, labels = head(examples=N, size=D, classes=C)
     off = jnp.arange(C) != labels[1]
-    losses = js.linear_loss(x, w, labels, where=off, reduction=None, **blocks)
+    losses = jitted(js.linear_loss, x, w, labels, where=off, reduction=None, **blocks)
     assert_array_equal(jnp.isinf(losses), labels == labels[1])
     _, (dx, dw) = value_and_grads(x, w, labels, where=off, **blocks)
     assert_array_equal(dx[labels == labels[1]], 0)
@@ -277,11 +282,12 @@ def test_classes_that_are_off(blocks):
     assert jnp.isfinite(dw).all()
     # -inf in the bias does the same.
     bias = jnp.where(off, 0.0, -jnp.inf)
-    close(js.linear_loss(x, w, labels, bias=bias, reduction=None, **blocks), losses)
+    by_bias = jitted(js.linear_loss, x, w, labels, bias=bias, reduction=None, **blocks)
+    close(by_bias, losses)
     loss, grads = value_and_grads(x, w, labels, where=jnp.zeros(C, bool), **blocks)
     assert loss == jnp.inf
     assert all((g == 0).all() for g in grads)
-    stats = js.linear_stats(x, w, labels, where=jnp.zeros(C, bool), **blocks)
+    stats = jitted(js.linear_stats, x, w, labels, where=jnp.zeros(C, bool), **blocks)
     assert (stats.logsumexp == -jnp.inf).all()
     assert not stats.correct.any()
 
@@ -291,7 +297,7 @@ def test_a_common_offset_and_sure_examples(blocks):
     x, w, labels = head(examples=N, size=D, classes=C)
     offset = jnp.full(C, 1e6)
     close(
-        js.linear_cross_entropy(x, w, labels, bias=offset, reduction=None, **blocks),
+        jitted(js.linear_cross_entropy, x, w, labels, bias=offset, reduction=None, **blocks),
         js.cross_entropy(js.linear_logits(x, w, bias=offset), labels),
         rtol=1e-6,
     )
