@@ -8,23 +8,20 @@ softcap, margin, scale, then `where`.
 
 import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jsoftmax import checks, scores
-from jsoftmax.blocks import tiles_for
+from jsoftmax.evaluate import Arguments, checked_head, evaluate
 from jsoftmax.losses import centred_loss, centred_nll, nll
 from jsoftmax.margins import AngularMargin
-from jsoftmax.numerics import like, promote, times
 from jsoftmax.products import products
 from jsoftmax.rest import SparseLabels
 from jsoftmax.stats import LogitStats, absolute, at_label, is_label
-from jsoftmax.tiles import Head, Labels, Plan, Rows, stats_of_rows, sum_and_gradients
+from jsoftmax.tiles import stats_of_rows
 
 __all__ = ["linear_cross_entropy", "linear_logits", "linear_loss", "linear_stats"]
 
@@ -69,7 +66,7 @@ def linear_logits(
       >>> js.linear_logits(x, w, jnp.array([0]), margin=js.cosface(margin=0.25, scale=8.0))
       Array([[6., 0.]], dtype=float32)
     """
-    features, weight, bias, softcap = _checked(features, weight, bias, softcap)
+    features, weight, bias, softcap = checked_head(features, weight, bias, softcap)
     feature_factor = weight_factor = None
     if margin is not None:
         feature_factor = scores.direction_factor(features, normalize=margin.normalize_features)
@@ -126,7 +123,7 @@ def linear_stats(
       >>> js.linear_stats(x, w, jnp.array([0])).logsumexp
       Array([2.1269], dtype=float32)
     """
-    head = _Flat.of(features, weight, labels, bias, softcap, margin, where)
+    head = Arguments.of(features, weight, labels, bias, softcap, margin, where)
     plan, rest = head.plan(centred_nll, (), row_block, class_block, mean=True)
     stats, shift = stats_of_rows(plan, head.labels, head.rows(None), rest)
     return head.unflatten(absolute(stats, shift))
@@ -200,7 +197,7 @@ def linear_loss(
       >>> stats.correct.mean(), stats.logsumexp
       (Array(0., dtype=float32), Array([1.862 , 1.862 , 1.862 , 1.0986], dtype=float32))
     """
-    return _linear_loss(
+    return evaluate(
         centred_loss(loss),
         features,
         weight,
@@ -260,7 +257,7 @@ def linear_cross_entropy(
       >>> js.linear_cross_entropy(x, w, jnp.array([0, 1]), label_smoothing=0.1)
       Array(0.4955, dtype=float32)
     """
-    return _linear_loss(
+    return evaluate(
         functools.partial(centred_nll, label_smoothing=label_smoothing, z_loss=z_loss),
         features,
         weight,
@@ -277,216 +274,3 @@ def linear_cross_entropy(
         row_block=row_block,
         class_block=class_block,
     )
-
-
-def _linear_loss(
-    loss,
-    features,
-    weight,
-    labels,
-    *,
-    bias,
-    softcap,
-    margin,
-    where,
-    sample_weight,
-    class_weight,
-    ignore_index,
-    reduction,
-    return_stats,
-    row_block,
-    class_block,
-):
-    """Evaluate a loss of (stats - shift, shift) on a linear head."""
-    if reduction not in ("mean", "sum", None):
-        raise ValueError(f'`reduction`: expected "mean", "sum" or None, got {reduction!r}.')
-    head = _Flat.of(features, weight, labels, bias, softcap, margin, where, ignore_index)
-    head, weights = head.weighted(sample_weight, class_weight)
-    loss, closed, needs_mean = _converted(loss, weights.dtype)
-    mean = needs_mean or return_stats
-    plan, rest = head.plan(loss, closed, row_block, class_block, mean=mean)
-    if reduction is None:
-        stats, shift = stats_of_rows(plan, head.labels, head.rows(None), rest)
-        result = times(weights, plan.losses(stats, shift, head.probs, closed))
-        result = head.unflatten(jnp.where(head.ignored, 0, result))
-        stats = absolute(stats, shift)
-    else:
-        if reduction == "mean":
-            count = jnp.sum(weights)
-            weights = jnp.where(count == 0, 0, weights / jnp.where(count == 0, 1, count))
-        result, (_, stats) = _weighted_sum(plan, head.labels, head.rows(weights), rest)
-    if not return_stats:
-        return result
-    return result, jax.tree.map(jax.lax.stop_gradient, head.unflatten(stats))
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _weighted_sum(plan, labels, rows, head):
-    total, evaluation, _ = sum_and_gradients(plan, labels, rows, head, None)
-    return total, evaluation
-
-
-@functools.partial(_weighted_sum.defjvp, symbolic_zeros=True)
-def _weighted_sum_jvp(plan, primals, tangents):
-    # The cotangent of a scalar only scales its gradient, so the gradient can be made with the
-    # value. As a rule for tangents, d sum = <gradient, tangent>, whose transpose is that scaling.
-    labels, rows, head = primals
-    wanted = jax.tree.map(lambda t: not isinstance(t, SymbolicZero), tangents[1:])
-    total, evaluation, gradients = _sealed(plan, wanted, labels, rows, head)
-    d_total = jnp.zeros_like(total)
-    moving = jax.tree.map(lambda yes, t: t if yes else None, wanted, tangents[1:])
-    for gradient, tangent in zip(*map(jax.tree.leaves, (gradients, moving)), strict=True):
-        d_total += jnp.sum(promote(gradient) * promote(tangent)).astype(d_total.dtype)
-    return (total, evaluation), (d_total, jax.tree.map(jnp.zeros_like, evaluation))
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _sealed(plan, wanted, labels, rows, head):
-    """Return `sum_and_gradients`, with derivative rules that survive the rule above.
-
-    While a rule is linearised, a scan in it loses the rules of the functions in its body. Only a
-    derivative of this derivative would notice. Inside a rule of its own the scan is left alone.
-    """
-    return sum_and_gradients(plan, labels, rows, head, wanted)
-
-
-@_sealed.defjvp
-def _sealed_jvp(plan, wanted, primals, tangents):
-    return jax.jvp(functools.partial(_sealed.fun, plan, wanted), primals, tangents)
-
-
-class _Flat(NamedTuple):
-    """The arguments, checked, with the examples as one axis."""
-
-    features: Array
-    weight: Array
-    bias: Array | None
-    softcap: Array | None
-    margin: AngularMargin | None
-    labels: Labels
-    probs: Array | None
-    ignored: Array | bool
-    shape: tuple[int, ...]
-
-    @classmethod
-    def of(cls, features, weight, labels, bias, softcap, margin, where, ignore_index=None):
-        features, weight, bias, softcap = _checked(features, weight, bias, softcap)
-        shape, classes = features.shape[:-1], weight.shape[0]
-        features = features.reshape(-1, features.shape[-1])
-        if not classes:
-            raise AssertionError(f"`weight`: expected at least one class, got {weight.shape}.")
-        if where is not None:
-            where = checks.class_mask(where, (classes,))
-            checks.shape("where", where, (classes,), "a switch for every class")
-        probs, ignored = None, False
-        if isinstance(labels, SparseLabels):
-            indices, probs = checks.sparse_labels(labels, shape)
-            for name, option in (("margin", margin), ("ignore_index", ignore_index)):
-                if option is not None:
-                    raise ValueError(
-                        f"`{name}`: expected integer labels with it, got SparseLabels."
-                    )
-            indices, probs = (x.reshape(-1, x.shape[-1]) for x in (indices, probs))
-        else:
-            indices = checks.as_labels(labels)
-            if checks.is_distribution(indices):
-                raise TypeError(
-                    f"`labels`: expected integers or SparseLabels, got dtype {indices.dtype}. For "
-                    "a distribution over all classes use cross_entropy on linear_logits."
-                )
-            checks.shape("labels", indices, shape, "an integer class for every example")
-            indices = indices.reshape(-1)
-            if ignore_index is not None:
-                # What is ignored must not reach a gradient, be it NaN.
-                ignored = indices == ignore_index
-                indices = jnp.where(ignored, 0, indices)
-                features = jnp.where(ignored[:, None], 0, features)
-        checks.values(None, indices, classes)
-        labels = Labels(indices, where)
-        return cls(features, weight, bias, softcap, margin, labels, probs, ignored, shape)
-
-    def weighted(self, sample_weight, class_weight):
-        """Return self, with the factors that belong into `probs` there, and those on the losses.
-
-        As in `weighted_mean`, an example of weight 0 is left out even if it would be NaN.
-        """
-        dtype = jnp.promote_types(promote(self.features).dtype, promote(self.weight).dtype)
-        weights = jnp.ones(self.features.shape[:1], dtype)
-        if sample_weight is None and class_weight is None:
-            return self, jnp.where(self.ignored, 0, weights)
-        indices, probs, classes = self.labels.labels, self.probs, self.weight.shape[0]
-        if sample_weight is not None:
-            sample_weight = jnp.asarray(sample_weight)
-            checks.shape("sample_weight", sample_weight, self.shape, "a weight for every example")
-            weights = sample_weight.reshape(-1).astype(dtype)
-        if class_weight is not None:
-            class_weight = jnp.asarray(class_weight)
-            checks.shape("class_weight", class_weight, (classes,), "a weight for every class")
-            by_label = class_weight.at[indices].get(mode="clip").astype(dtype)
-            if probs is None:
-                weights = weights * by_label
-            else:
-                probs = probs.astype(dtype) * by_label
-        weights = jnp.where(self.ignored, 0, weights)
-        bad = jnp.any((indices < 0) | (indices >= classes), range(1, indices.ndim))
-        bad |= ~jnp.all(jnp.isfinite(self.features), -1)
-        left_out = ((weights == 0) & bad)[:, None]
-        features = jnp.where(left_out, 0, self.features)
-        indices = jnp.where(left_out.reshape(-1, *[1] * (indices.ndim - 1)), 0, indices)
-        labels = self.labels._replace(labels=indices)
-        return self._replace(features=features, labels=labels, probs=probs), weights
-
-    def rows(self, weights):
-        labels = self.labels.labels
-        length = scores.kept_length(self.features, self.weight, labels, self.margin)
-        return Rows(self.features, length, self.probs, weights)
-
-    def plan(self, loss, closed, row_block, class_block, *, mean):
-        (n, d), classes = self.features.shape, self.weight.shape[0]
-        leaves, tree = jax.tree.flatten(self.margin)
-        # Numbers that are known stay so: an integer multiple of the angle is a polynomial.
-        traced = [promote(x) for x in leaves if not checks.is_concrete(x)]
-
-        def margin_of(numbers):
-            numbers = iter(numbers)
-            return tree.unflatten([x if checks.is_concrete(x) else next(numbers) for x in leaves])
-
-        narrow = max(self.features.dtype.itemsize, self.weight.dtype.itemsize) == 2
-        tiles = tiles_for(n, classes, d, row_block, class_block, narrow=narrow)
-        head = Head(self.weight, self.bias, self.softcap, traced, list(closed))
-        return Plan(tiles, margin_of, loss, mean), head
-
-    def unflatten(self, tree):
-        return jax.tree.map(lambda x: x.reshape(*self.shape, *x.shape[1:]), tree)
-
-
-def _checked(features, weight, bias, softcap):
-    """Check what all evaluators have in common; bias and softcap come back in float32 or wider."""
-    features, weight = checks.as_logits(features, "features"), checks.as_logits(weight, "weight")
-    checks.has_axis("features", features, -1)
-    checks.shape("weight", weight, weight.shape[:1] + features.shape[-1:], "classes by features")
-    wide = jnp.zeros((), jnp.promote_types(promote(features).dtype, promote(weight).dtype))
-    if bias is not None:
-        bias = like(bias, wide)
-        checks.shape("bias", bias, weight.shape[:1], "a number for every class")
-    if softcap is not None:
-        checks.at_least("softcap", softcap, 0, strict=True)
-        softcap = like(softcap, wide)
-    return features, weight, bias, softcap
-
-
-def _converted(loss, dtype):
-    """Return a loss of one example's (stats, shift), the traced values it closes over, as arguments
-    after these two, and whether it looks at the mean logit."""
-    number = jnp.zeros((), dtype)
-    example = LogitStats(number, number, number, number), number
-    jaxpr, out = jax.make_jaxpr(loss, return_shape=True)(*example)
-    if getattr(out, "shape", None) != ():
-        raise AssertionError(
-            "`loss`: expected a function of one example's LogitStats that returns one number, got "
-            f"{jax.tree.map(lambda x: x.shape, out)}. Factors by example belong in `sample_weight`."
-        )
-    mean = jaxpr.jaxpr.invars[LogitStats._fields.index("mean")]
-    looked_at = any(mean is x for eqn in jaxpr.eqns for x in eqn.invars)
-    converted, closed = jax.closure_convert(loss, *example)
-    return converted, closed, looked_at or any(mean is x for x in jaxpr.jaxpr.outvars)

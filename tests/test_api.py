@@ -24,6 +24,7 @@ ORDER = [
     "losses",
     "logit_losses",
     "tiles",
+    "evaluate",
     "linear",
     "metrics",
 ]

@@ -1,0 +1,241 @@
+r"""From the arguments of a linear loss to its value by tiles, with the rule for its derivative.
+
+`Arguments` are what the caller gave, checked, with the examples as one axis. A scalar result goes
+through `_weighted_sum`, whose derivative rule makes the gradients together with the value; one
+value per example is differentiated by JAX.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.custom_derivatives import SymbolicZero
+
+from jsoftmax import checks, scores
+from jsoftmax.blocks import tiles_for
+from jsoftmax.margins import AngularMargin
+from jsoftmax.numerics import like, promote, times
+from jsoftmax.rest import SparseLabels
+from jsoftmax.stats import LogitStats, absolute
+from jsoftmax.tiles import Head, Labels, Plan, Rows, stats_of_rows, sum_and_gradients
+
+__all__ = ["Arguments", "checked_head", "evaluate"]
+
+
+def evaluate(
+    loss,
+    features,
+    weight,
+    labels,
+    *,
+    bias,
+    softcap,
+    margin,
+    where,
+    sample_weight,
+    class_weight,
+    ignore_index,
+    reduction,
+    return_stats,
+    row_block,
+    class_block,
+):
+    """Evaluate a loss of (stats - shift, shift) on a linear head."""
+    if reduction not in ("mean", "sum", None):
+        raise ValueError(f'`reduction`: expected "mean", "sum" or None, got {reduction!r}.')
+    head = Arguments.of(features, weight, labels, bias, softcap, margin, where, ignore_index)
+    head, weights = head.weighted(sample_weight, class_weight)
+    loss, closed, needs_mean = _converted(loss, weights.dtype)
+    mean = needs_mean or return_stats
+    plan, rest = head.plan(loss, closed, row_block, class_block, mean=mean)
+    if reduction is None:
+        stats, shift = stats_of_rows(plan, head.labels, head.rows(None), rest)
+        result = times(weights, plan.losses(stats, shift, head.probs, closed))
+        result = head.unflatten(jnp.where(head.ignored, 0, result))
+        stats = absolute(stats, shift)
+    else:
+        if reduction == "mean":
+            count = jnp.sum(weights)
+            weights = jnp.where(count == 0, 0, weights / jnp.where(count == 0, 1, count))
+        result, (_, stats) = _weighted_sum(plan, head.labels, head.rows(weights), rest)
+    if not return_stats:
+        return result
+    return result, jax.tree.map(jax.lax.stop_gradient, head.unflatten(stats))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _weighted_sum(plan, labels, rows, head):
+    total, evaluation, _ = sum_and_gradients(plan, labels, rows, head, None)
+    return total, evaluation
+
+
+@functools.partial(_weighted_sum.defjvp, symbolic_zeros=True)
+def _weighted_sum_jvp(plan, primals, tangents):
+    # The cotangent of a scalar only scales its gradient, so the gradient can be made with the
+    # value. As a rule for tangents, d sum = <gradient, tangent>, whose transpose is that scaling.
+    labels, rows, head = primals
+    wanted = jax.tree.map(lambda t: not isinstance(t, SymbolicZero), tangents[1:])
+    total, evaluation, gradients = _sealed(plan, wanted, labels, rows, head)
+    d_total = jnp.zeros_like(total)
+    moving = jax.tree.map(lambda yes, t: t if yes else None, wanted, tangents[1:])
+    for gradient, tangent in zip(*map(jax.tree.leaves, (gradients, moving)), strict=True):
+        d_total += jnp.sum(gradient * tangent.astype(gradient.dtype)).astype(d_total.dtype)
+    return (total, evaluation), (d_total, jax.tree.map(jnp.zeros_like, evaluation))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _sealed(plan, wanted, labels, rows, head):
+    """Return `sum_and_gradients`, with derivative rules that survive the rule above.
+
+    While a rule is linearised, a scan in it loses the rules of the functions in its body. Only a
+    derivative of this derivative would notice. Inside a rule of its own the scan is left alone.
+    """
+    return sum_and_gradients(plan, labels, rows, head, wanted)
+
+
+@_sealed.defjvp
+def _sealed_jvp(plan, wanted, primals, tangents):
+    return jax.jvp(functools.partial(_sealed.fun, plan, wanted), primals, tangents)
+
+
+class Arguments(NamedTuple):
+    """The arguments, checked, with the examples as one axis."""
+
+    features: Array
+    weight: Array
+    bias: Array | None
+    softcap: Array | None
+    margin: AngularMargin | None
+    labels: Labels
+    probs: Array | None
+    ignored: Array | bool
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, features, weight, labels, bias, softcap, margin, where, ignore_index=None):
+        """Check the arguments; what is ignored becomes label 0 and features 0."""
+        features, weight, bias, softcap = checked_head(features, weight, bias, softcap)
+        shape, classes = features.shape[:-1], weight.shape[0]
+        features = features.reshape(-1, features.shape[-1])
+        if not classes:
+            raise AssertionError(f"`weight`: expected at least one class, got {weight.shape}.")
+        if where is not None:
+            where = checks.class_mask(where, (classes,))
+            checks.shape("where", where, (classes,), "a switch for every class")
+        probs, ignored = None, False
+        if isinstance(labels, SparseLabels):
+            indices, probs = checks.sparse_labels(labels, shape)
+            for name, option in (("margin", margin), ("ignore_index", ignore_index)):
+                if option is not None:
+                    raise ValueError(
+                        f"`{name}`: expected integer labels with it, got SparseLabels."
+                    )
+            indices, probs = (x.reshape(-1, x.shape[-1]) for x in (indices, probs))
+        else:
+            indices = checks.as_labels(labels)
+            if checks.is_distribution(indices):
+                raise TypeError(
+                    f"`labels`: expected integers or SparseLabels, got dtype {indices.dtype}. For "
+                    "a distribution over all classes use cross_entropy on linear_logits."
+                )
+            checks.shape("labels", indices, shape, "an integer class for every example")
+            indices = indices.reshape(-1)
+            if ignore_index is not None:
+                # It must not reach a gradient, be it NaN.
+                ignored = indices == ignore_index
+                indices = jnp.where(ignored, 0, indices)
+                features = jnp.where(ignored[:, None], 0, features)
+        checks.values(None, indices, classes)
+        labels = Labels(indices, where)
+        return cls(features, weight, bias, softcap, margin, labels, probs, ignored, shape)
+
+    def weighted(self, sample_weight, class_weight):
+        """Return self, with the factors that belong into `probs` there, and those on the losses.
+
+        As in `weighted_mean`, an example of weight 0 is left out even if it would be NaN.
+        """
+        dtype = jnp.promote_types(promote(self.features).dtype, promote(self.weight).dtype)
+        weights = jnp.ones(self.features.shape[:1], dtype)
+        if sample_weight is None and class_weight is None:
+            return self, jnp.where(self.ignored, 0, weights)
+        indices, probs, classes = self.labels.labels, self.probs, self.weight.shape[0]
+        if sample_weight is not None:
+            sample_weight = jnp.asarray(sample_weight)
+            checks.shape("sample_weight", sample_weight, self.shape, "a weight for every example")
+            weights = sample_weight.reshape(-1).astype(dtype)
+        if class_weight is not None:
+            class_weight = jnp.asarray(class_weight)
+            checks.shape("class_weight", class_weight, (classes,), "a weight for every class")
+            by_label = class_weight.at[indices].get(mode="clip").astype(dtype)
+            if probs is None:
+                weights = weights * by_label
+            else:
+                probs = probs.astype(dtype) * by_label
+        weights = jnp.where(self.ignored, 0, weights)
+        bad = jnp.any((indices < 0) | (indices >= classes), range(1, indices.ndim))
+        bad |= ~jnp.all(jnp.isfinite(self.features), -1)
+        left_out = ((weights == 0) & bad)[:, None]
+        features = jnp.where(left_out, 0, self.features)
+        indices = jnp.where(left_out.reshape(-1, *[1] * (indices.ndim - 1)), 0, indices)
+        labels = self.labels._replace(labels=indices)
+        return self._replace(features=features, labels=labels, probs=probs), weights
+
+    def rows(self, weights):
+        """Return what has a row per example, with the factors on the losses."""
+        labels = self.labels.labels
+        length = scores.kept_length(self.features, self.weight, labels, self.margin)
+        return Rows(self.features, length, self.probs, weights)
+
+    def plan(self, loss, closed, row_block, class_block, *, mean):
+        """Return what is known beforehand, and what all rows share."""
+        (n, d), classes = self.features.shape, self.weight.shape[0]
+        leaves, tree = jax.tree.flatten(self.margin)
+        # Numbers that are known stay so: an integer multiple of the angle is a polynomial.
+        traced = [promote(x) for x in leaves if not checks.is_concrete(x)]
+
+        def margin_of(numbers):
+            numbers = iter(numbers)
+            return tree.unflatten([x if checks.is_concrete(x) else next(numbers) for x in leaves])
+
+        narrow = max(self.features.dtype.itemsize, self.weight.dtype.itemsize) == 2
+        tiles = tiles_for(n, classes, d, row_block, class_block, narrow=narrow)
+        head = Head(self.weight, self.bias, self.softcap, traced, list(closed))
+        return Plan(tiles, margin_of, loss, mean), head
+
+    def unflatten(self, tree):
+        """Give arrays with a row per example the shape of the examples."""
+        return jax.tree.map(lambda x: x.reshape(*self.shape, *x.shape[1:]), tree)
+
+
+def checked_head(features, weight, bias, softcap):
+    """Check what all evaluators have in common; bias and softcap come back in float32 or wider."""
+    features, weight = checks.as_logits(features, "features"), checks.as_logits(weight, "weight")
+    checks.has_axis("features", features, -1)
+    checks.shape("weight", weight, weight.shape[:1] + features.shape[-1:], "classes by features")
+    wide = jnp.zeros((), jnp.promote_types(promote(features).dtype, promote(weight).dtype))
+    if bias is not None:
+        bias = like(bias, wide)
+        checks.shape("bias", bias, weight.shape[:1], "a number for every class")
+    if softcap is not None:
+        checks.at_least("softcap", softcap, 0, strict=True)
+        softcap = like(softcap, wide)
+    return features, weight, bias, softcap
+
+
+def _converted(loss, dtype):
+    """Return a loss of one example's (stats, shift), the traced values it closes over, as arguments
+    after these two, and whether it looks at the mean logit."""
+    number = jnp.zeros((), dtype)
+    example = LogitStats(number, number, number, number), number
+    jaxpr, out = jax.make_jaxpr(loss, return_shape=True)(*example)
+    if getattr(out, "shape", None) != ():
+        raise AssertionError(
+            "`loss`: expected a function of one example's LogitStats that returns one number, got "
+            f"{jax.tree.map(lambda x: x.shape, out)}. Factors by example belong in `sample_weight`."
+        )
+    mean = jaxpr.jaxpr.invars[LogitStats._fields.index("mean")]
+    looked_at = any(mean is x for eqn in jaxpr.eqns for x in eqn.invars)
+    converted, closed = jax.closure_convert(loss, *example)
+    return converted, closed, looked_at or any(mean is x for x in jaxpr.jaxpr.outvars)
