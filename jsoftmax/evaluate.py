@@ -17,6 +17,7 @@ from jsoftmax import checks, scores
 from jsoftmax.blocks import tiles_for
 from jsoftmax.margins import AngularMargin
 from jsoftmax.numerics import like, promote, times
+from jsoftmax.products import sum_dtype
 from jsoftmax.rest import SparseLabels
 from jsoftmax.stats import LogitStats, absolute
 from jsoftmax.tiles import Head, Labels, Plan, Rows, stats_of_rows, sum_and_gradients
@@ -156,7 +157,7 @@ class Arguments(NamedTuple):
 
         As in `weighted_mean`, an example of weight 0 is left out even if it would be NaN.
         """
-        dtype = jnp.promote_types(promote(self.features).dtype, promote(self.weight).dtype)
+        dtype = sum_dtype(self.features, self.weight)
         weights = jnp.ones(self.features.shape[:1], dtype)
         if sample_weight is None and class_weight is None:
             return self, jnp.where(self.ignored, 0, weights)
@@ -214,7 +215,7 @@ def checked_head(features, weight, bias, softcap):
     features, weight = checks.as_logits(features, "features"), checks.as_logits(weight, "weight")
     checks.has_axis("features", features, -1)
     checks.shape("weight", weight, weight.shape[:1] + features.shape[-1:], "classes by features")
-    wide = jnp.zeros((), jnp.promote_types(promote(features).dtype, promote(weight).dtype))
+    wide = jnp.zeros((), sum_dtype(features, weight))
     if bias is not None:
         bias = like(bias, wide)
         checks.shape("bias", bias, weight.shape[:1], "a number for every class")

@@ -257,11 +257,11 @@ def linear_cross_entropy(
       >>> js.linear_cross_entropy(x, w, jnp.array([0, 1]), label_smoothing=0.1)
       Array(0.4955, dtype=float32)
     """
-    return evaluate(
-        functools.partial(centred_nll, label_smoothing=label_smoothing, z_loss=z_loss),
+    return linear_loss(
         features,
         weight,
         labels,
+        functools.partial(nll, label_smoothing=label_smoothing, z_loss=z_loss),
         bias=bias,
         softcap=softcap,
         margin=margin,

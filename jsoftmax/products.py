@@ -10,15 +10,13 @@ from jax import Array, lax
 
 from jsoftmax.numerics import promote
 
-__all__ = ["product_dtype", "products", "times_features", "times_weight"]
+__all__ = ["product_dtype", "products", "sum_dtype", "times_features", "times_weight"]
 
 
 @jax.custom_jvp
 def products(features: Array, weight: Array) -> Array:
     """Return `features @ weight.T`, `[..., classes]`; 16-bit operands are summed in float32."""
-    dtype = jnp.promote_types(promote(features).dtype, promote(weight).dtype)
-    last = features.ndim - 1
-    return _contract(features, weight, last, 1, dtype)
+    return _contract(features, weight, features.ndim - 1, 1, sum_dtype(features, weight))
 
 
 @products.defjvp
@@ -32,6 +30,11 @@ def _products_jvp(primals, tangents):
     d_out = _contract(d_features, weight, last, 1, dtype)
     d_out = d_out + _contract(features, d_weight, last, 1, dtype)
     return out, d_out.astype(out.dtype)
+
+
+def sum_dtype(features: Array, weight: Array) -> jnp.dtype:
+    """Return the dtype of the products, and of all that is computed from them."""
+    return jnp.promote_types(promote(features).dtype, promote(weight).dtype)
 
 
 def product_dtype(dtype: jnp.dtype) -> jnp.dtype:

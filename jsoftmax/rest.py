@@ -131,18 +131,12 @@ def complete(target: Array, labels: Array, on: Array, rest: Rest) -> tuple[Logit
     return stats, shift
 
 
-# One label per example is compared with all classes, which fuses with the passes around it. A list
-# would cost more comparisons than these passes: it is scattered.
-
-
 def listed_stats(logits: Array, labels: Array, where: Array | None) -> tuple[LogitStats, Array]:
     """Return `complete` of logits `[..., classes]` with lists `[..., K]`, all classes at once."""
     shape, classes = labels.shape, logits.shape[-1]
     z, labels = promote(logits).reshape(-1, classes), labels.reshape(-1, shape[-1])
-    off, on = (
-        is_listed(jnp.arange(classes, dtype=labels.dtype), labels),
-        jnp.ones(labels.shape, bool),
-    )
+    off = is_listed(jnp.arange(classes, dtype=labels.dtype), labels)
+    on = jnp.ones(labels.shape, bool)
     if where is not None:
         where = where.reshape(z.shape)
         off |= ~where
@@ -156,6 +150,10 @@ def at_labels(scores: Array, labels: Array) -> Array:
     """Return the scores of the labels `[...]` or `[..., K]`; NaN for a label not in the block."""
     pick = at_label if labels.ndim < scores.ndim else jax.vmap(at_label, (None, -1), -1)
     return pick(scores, labels)
+
+
+# One label per example is compared with all classes, which fuses with the passes around it. A list
+# would cost more comparisons than these passes: it is scattered.
 
 
 def is_listed(classes: Array, labels: Array) -> Array:

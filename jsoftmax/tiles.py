@@ -24,8 +24,8 @@ from jax import Array, lax
 
 from jsoftmax.blocks import Tiles, add_at, cut, in_blocks, overlapping, put_at
 from jsoftmax.margins import AngularMargin
-from jsoftmax.numerics import exp_nonpositive, finite, promote, times
-from jsoftmax.products import products, times_features, times_weight
+from jsoftmax.numerics import exp_nonpositive, finite, times
+from jsoftmax.products import products, sum_dtype, times_features, times_weight
 from jsoftmax.rest import add_at_labels, at_labels, complete, is_listed, merge, no_rest, rest_of
 from jsoftmax.scores import direction_factor, scale_of, scores, true_score
 from jsoftmax.stats import LogitStats, absolute
@@ -88,7 +88,7 @@ def stats_of_rows(plan: Plan, labels: Labels, rows: Rows, head: Head) -> tuple[L
         completed = these.complete(label_scores, rest, these.margin, block.length)
         return jax.tree.map(lambda x, part: put_at(x, start, part), found, completed), None
 
-    zeros = jnp.zeros(labels.labels.shape, _dtype(rows.features, head.weight))
+    zeros = jnp.zeros(labels.labels.shape, sum_dtype(rows.features, head.weight))
     found, _ = _over_rows(body, (LogitStats(*[zeros] * 4), zeros), n, plan)
     return found
 
@@ -101,7 +101,7 @@ def sum_and_gradients(
     The leaves of `wanted` are booleans; gradients that are not wanted are None.
     """
     n, factor = rows.features.shape[0], _weight_factor(plan, head)
-    dtype = _dtype(rows.features, head.weight)
+    dtype = sum_dtype(rows.features, head.weight)
 
     def body(carry, start, size, _):
         total, evaluation, gradients = carry
@@ -123,7 +123,10 @@ def sum_and_gradients(
 
     zeros = jnp.zeros(labels.labels.shape, dtype)
     evaluation = jnp.zeros(n, dtype), LogitStats(*[zeros] * 4)
-    gradients = None if wanted is None else _zero_gradients(rows, head, wanted, dtype)
+    gradients = None
+    if wanted is not None:  # sums are float32 or wider, whatever the parameters' dtype
+        zero = jax.tree.map(lambda x: jnp.zeros_like(x, dtype), (rows, head))
+        gradients = _only(wanted, zero)
     carry = jnp.zeros((), dtype), evaluation, gradients
     return _over_rows(body, carry, n, plan)[0]
 
@@ -131,12 +134,6 @@ def sum_and_gradients(
 def _over_rows(body, carry, n, plan):
     size = plan.tiles.rows
     return in_blocks(body, carry, -(-n // size) * size, size)
-
-
-def _zero_gradients(rows, head, wanted, dtype):
-    """Return what gradients are added to, in float32 or wider whatever the parameters' dtype."""
-    d_rows, d_head = _only(wanted, jax.tree.map(lambda x: jnp.zeros_like(x, dtype), (rows, head)))
-    return d_rows, d_head
 
 
 class _RowBlock(NamedTuple):
@@ -155,7 +152,7 @@ class _RowBlock(NamedTuple):
 
     @property
     def dtype(self):
-        return _dtype(self.features, self.head.weight)
+        return sum_dtype(self.features, self.head.weight)
 
     @property
     def feature_factor(self):
@@ -307,10 +304,6 @@ class _ClassBlock(NamedTuple):
         """Say which of the classes are not in an example's rest: listed, or switched off."""
         off = is_listed(self.classes, self.listed)
         return off if self.on is None else off | ~self.on
-
-
-def _dtype(features, weight):
-    return jnp.promote_types(promote(features).dtype, promote(weight).dtype)
 
 
 def _weight_factor(plan, head):
