@@ -16,7 +16,8 @@ better if r is above ten times the operations that a device does in the time of 
 is 11 for 220 GFLOP/s, a float32 product on two CPU cores as measured, and 60 for 1,200 in bfloat16
 with matrix instructions, if memory gives 20 GB/s; 330 for an H100 by its data sheet. Hence 16-bit
 operands go by rows from r = 3072 on only; and none do with N <= 2 r, where there is little to lose.
-Measured on two CPU cores, time by rows / by classes, N x D x C: 2048 x 512 x 32,000 float32 0.93, bfloat16 1.7; 512 x 256 x 100,000 float32 1.0.
+Measured on two CPU cores, time by rows / by classes, N x D x C: 2048 x 512 x 32,000 float32 0.93,
+bfloat16 1.7; 512 x 256 x 100,000 float32 1.0.
 """
 
 from collections.abc import Callable
