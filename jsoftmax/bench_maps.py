@@ -38,7 +38,8 @@ def dense_maps(samples: int) -> list[Map]:
     def largest(z):
         return jax.nn.one_hot(jnp.argmax(z, -1), z.shape[-1], dtype=z.dtype)
 
-    ours = ["range_limited_softmax", "gaussian_softmax", "log_gaussian_softmax"]
+    plain = ["taylor_softmax", "spherical_softmax", "sigsoftmax", "ev_softmax"]
+    limited = ["range_limited_softmax", "gaussian_softmax", "log_gaussian_softmax"]
     return [
         Map(FLOOR, jnp.exp),
         Map("js.softmax", js.softmax),
@@ -49,7 +50,9 @@ def dense_maps(samples: int) -> list[Map]:
         Map("jax.nn.logsumexp", partial(jax.nn.logsumexp, axis=-1)),
         Map("js.hardmax", js.hardmax, differentiable=False),
         Map("jax.nn.one_hot(argmax)", largest, differentiable=False),
-        *[Map(f"js.{name}", partial(getattr(js, name), num_samples=samples)) for name in ours],
+        *[Map(f"js.{name}", getattr(js, name)) for name in plain],
+        Map("js.scalable_softmax", partial(js.scalable_softmax, scale=0.43)),
+        *[Map(f"js.{name}", partial(getattr(js, name), num_samples=samples)) for name in limited],
     ]
 
 

@@ -148,6 +148,7 @@ class Arguments(NamedTuple):
                 ignored = indices == ignore_index
                 indices = jnp.where(ignored, 0, indices)
                 features = jnp.where(ignored[:, None], 0, features)
+        margin = scores.checked_margin(margin, classes)
         checks.values(None, indices, classes)
         labels = Labels(indices, where)
         return cls(features, weight, bias, softcap, margin, labels, probs, ignored, shape)
@@ -187,18 +188,30 @@ class Arguments(NamedTuple):
         """Return what has a row per example, with the factors on the losses."""
         labels = self.labels.labels
         length = scores.kept_length(self.features, self.weight, labels, self.margin)
-        return Rows(self.features, length, self.probs, weights)
+        by_class = [
+            scores.number_at(x, labels) for x in jax.tree.leaves(self.margin) if jnp.ndim(x)
+        ]
+        return Rows(self.features, length, by_class, self.probs, weights)
 
     def plan(self, loss, closed, row_block, class_block, *, mean):
         """Return what is known beforehand, and what all rows share."""
         (n, d), classes = self.features.shape, self.weight.shape[0]
         leaves, tree = jax.tree.flatten(self.margin)
-        # Numbers that are known stay so: an integer multiple of the angle is a polynomial.
-        traced = [promote(x) for x in leaves if not checks.is_concrete(x)]
+        # Numbers that are known stay so: an integer multiple of the angle is a polynomial. Numbers
+        # by class matter at the label only, where each example has its own: see `rows`.
+        by_class = [jnp.ndim(x) > 0 for x in leaves]
+        shared = [
+            not (own or checks.is_concrete(x)) for x, own in zip(leaves, by_class, strict=True)
+        ]
+        traced = [promote(x) for x, yes in zip(leaves, shared, strict=True) if yes]
 
-        def margin_of(numbers):
+        def margin_of(numbers, at_label=None):
             numbers = iter(numbers)
-            return tree.unflatten([x if checks.is_concrete(x) else next(numbers) for x in leaves])
+            at_label = iter([0] * len(leaves) if at_label is None else at_label)
+            return tree.unflatten(
+                next(at_label) if own else next(numbers) if yes else x
+                for x, own, yes in zip(leaves, by_class, shared, strict=True)
+            )
 
         narrow = max(self.features.dtype.itemsize, self.weight.dtype.itemsize) == 2
         tiles = tiles_for(n, classes, d, row_block, class_block, narrow=narrow)

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -68,6 +69,7 @@ def linear_logits(
     """
     features, weight, bias, softcap = checked_head(features, weight, bias, softcap)
     feature_factor = weight_factor = None
+    margin = scores.checked_margin(margin, weight.shape[0])
     if margin is not None:
         feature_factor = scores.direction_factor(features, normalize=margin.normalize_features)
         weight_factor = scores.direction_factor(weight, normalize=margin.normalize_weight)
@@ -77,7 +79,8 @@ def linear_logits(
         checks.shape("labels", labels, features.shape[:-1], "an integer class for every example")
         if margin is not None:
             length = scores.kept_length(features, weight, labels, margin)
-            target = scores.true_score(at_label(z, labels), length, margin)
+            own = jax.tree.map(lambda number: scores.number_at(number, labels), margin)
+            target = scores.true_score(at_label(z, labels), length, own)
             z = jnp.where(is_label(z, labels), target[..., None], z)
     return z if margin is None else scores.scale_of(margin, z) * z
 

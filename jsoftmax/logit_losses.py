@@ -13,17 +13,17 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax import checks, maps
-from jsoftmax.losses import centred_nll, focal, gce, mae, nll, poly1, sce
+from jsoftmax.alignment import align, from_top, per_example
+from jsoftmax.losses import centred_nll, focal, gce, mae, poly1, sce
 from jsoftmax.numerics import finite, is_known, like, promote, softplus, times
 from jsoftmax.rest import SparseLabels, listed_stats
-from jsoftmax.stats import LogitStats, centred_stats, class_stats, is_label
+from jsoftmax.stats import LogitStats, centred_stats, class_stats
 
 __all__ = [
     "binary_cross_entropy",
     "cross_entropy",
     "focal_loss",
     "generalized_cross_entropy",
-    "kl_divergence",
     "mae_loss",
     "poly_loss",
     "symmetric_cross_entropy",
@@ -73,8 +73,8 @@ def cross_entropy(
       >>> js.cross_entropy(jnp.array([[0.0, 1.0]]), jnp.array([[0.9, 0.1]]))
       Array([1.2133], dtype=float32)
     """
-    logits, labels, probs, where, ignored = _align(logits, labels, axis, where, ignore_index)
-    temperature = _per_example(temperature, logits, axis)
+    logits, labels, probs, where, ignored = align(logits, labels, axis, where, ignore_index)
+    temperature = per_example("temperature", temperature, logits, axis)
     soft, below = checks.is_distribution(labels), None
     if soft or not is_known(temperature, 1):
         z, top = maps.centred(logits, -1, where, temperature)
@@ -85,7 +85,7 @@ def cross_entropy(
         stats, shift = listed_stats(z, labels, where)
         offset = offset[..., None]
     elif soft:
-        stats, shift, below = _from_top(z, where)
+        stats, shift, below = from_top(z, where)
     else:
         stats, shift = centred_stats(z, labels, where)
     loss = centred_nll(stats, shift + offset, label_smoothing=label_smoothing, z_loss=z_loss)
@@ -307,66 +307,11 @@ def binary_cross_entropy(
     return times(w * y, softplus(-z)) + times(1 - y, softplus(z))
 
 
-def kl_divergence(
-    logits: ArrayLike,
-    target_probs: ArrayLike,
-    *,
-    axis: int = -1,
-    where: ArrayLike | None = None,
-) -> Array:
-    r"""Kullback-Leibler divergence from the softmax of logits to target probabilities.
-
-    $$\mathrm{KL}(q \,\|\, p) = \sum_j q_j \log \frac{q_j}{p_j}, \qquad p = \mathrm{softmax}(z)$$
-
-    Args:
-      logits: `[..., classes]`, any real dtype; computed in float32 or wider.
-      target_probs: q, floats of the shape of `logits`. A zero adds 0, whatever p is.
-      axis: the class axis.
-      where: booleans that broadcast against `logits`; False switches a class off.
-
-    Returns:
-      `[...]`, float32 or wider; +inf if q is positive where p is 0.
-
-    Source: Kullback, Leibler, "On information and sufficiency", 1951.
-
-    Example:
-      >>> js.kl_divergence(jnp.array([0.0, 0.0]), jnp.array([0.5, 0.5]))
-      Array(0., dtype=float32)
-      >>> js.kl_divergence(jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0]))
-      Array(1.3133, dtype=float32)
-    """
-    target_probs = jnp.asarray(target_probs)
-    if not checks.is_distribution(target_probs):
-        raise TypeError(
-            f"`target_probs`: expected floats, a probability per class, got {target_probs.dtype}. "
-            "For integer labels use cross_entropy, to which KL is then equal."
-        )
-    logits, q, _, where, _ = _align(logits, target_probs, axis, where, None, name="target_probs")
-    z, _ = maps.centred(logits, -1, where)
-    stats, _, below = _from_top(z, where)
-    q = like(q, z)
-    log_q = jnp.log(jnp.where(q == 0, 1, q))
-    return jnp.sum(times(q, log_q + nll(stats)[..., None] + below), -1)
-
-
-def _from_top(z, where):
-    """Return the stats and shift of the largest logit, and how far each logit is below it.
-
-    A distribution is measured from there, -log p_j = -log p_top + (z_top - z_j): both terms are
-    positive, so nothing cancels. The distance of the largest to itself is a constant 0, without
-    gradients that would cancel only after rounding.
-    """
-    top = jnp.argmax(z, -1)
-    stats, shift = centred_stats(z, top, where)
-    below = finite(stats.target + shift)[..., None] - z
-    return stats, shift, jnp.where(is_label(z, top), 0, below)
-
-
 def _on_logits(
     loss: Callable[[LogitStats], Array], logits, labels, axis, where, ignore_index
 ) -> Array:
     """Evaluate a loss of `LogitStats` at the label, or its expectation over a distribution."""
-    logits, labels, probs, where, ignored = _align(logits, labels, axis, where, ignore_index)
+    logits, labels, probs, where, ignored = align(logits, labels, axis, where, ignore_index)
     if probs is not None:
         losses = loss(listed_stats(logits, labels, where)[0])
         return jnp.sum(times(like(probs, losses), losses), -1)
@@ -375,51 +320,3 @@ def _on_logits(
         return jnp.sum(times(like(labels, losses), losses), -1)
     stats, _ = centred_stats(logits, labels, where)
     return jnp.where(ignored, 0, loss(stats))
-
-
-def _align(logits, labels, axis, where, ignore_index, name="labels"):
-    """Check the arguments, move the classes last, and make ignored examples harmless.
-
-    An ignored example gets logits and label 0 before anything is computed from it, so that NaN or
-    inf in it can not reach a gradient.
-    """
-    logits = checks.as_logits(logits)
-    axis = checks.has_axis("logits", logits, axis)
-    if where is not None:
-        where = jnp.broadcast_to(checks.class_mask(where, logits.shape), logits.shape)
-        where = jnp.moveaxis(where, axis, -1)
-    probs, ignored = None, False
-    examples = logits.shape[:axis] + logits.shape[axis + 1 :]
-    if isinstance(labels, SparseLabels):
-        labels, probs = checks.sparse_labels(labels, examples)
-    else:
-        labels = checks.as_labels(labels)
-    soft = checks.is_distribution(labels)
-    if soft and labels.ndim == logits.ndim:
-        labels = jnp.moveaxis(labels, axis, -1)
-    logits = jnp.moveaxis(logits, axis, -1)
-    if probs is None:
-        checks.labels_match(logits, labels, name)
-    if ignore_index is not None:
-        if soft or probs is not None:
-            raise ValueError(
-                "`ignore_index`: expected integer labels with it, got a distribution. "
-                "Leave examples out with the sample_weight of weighted_mean."
-            )
-        ignored = labels == ignore_index
-        labels = jnp.where(ignored, 0, labels)
-        logits = jnp.where(ignored[..., None], 0, logits)
-        where = where if where is None else where | ignored[..., None]
-    checks.values(logits, labels, logits.shape[-1])
-    return logits, labels, probs, where, ignored
-
-
-def _per_example(temperature, logits, axis):
-    """Return a temperature that broadcasts against logits whose classes are last."""
-    if jnp.ndim(temperature) == 0:
-        return temperature
-    shape = list(jnp.moveaxis(logits, -1, axis).shape)
-    shape[axis] = 1
-    temperature = jnp.asarray(temperature)
-    checks.broadcasts("temperature", temperature, tuple(shape), "one for every example")
-    return jnp.moveaxis(jnp.broadcast_to(temperature, shape), axis, -1)

@@ -16,13 +16,10 @@ from jsoftmax import checks
 from jsoftmax.numerics import exp_nonpositive, finite, is_known, like, promote, sigmoid, softplus
 
 __all__ = [
-    "gaussian_softmax",
     "gumbel_softmax",
     "hardmax",
-    "log_gaussian_softmax",
     "log_softmax",
     "logsumexp",
-    "range_limited_softmax",
     "softmax",
     "straight_through",
 ]
@@ -169,7 +166,7 @@ def hardmax(logits: ArrayLike, axis: int = -1, *, where: ArrayLike | None = None
       Array([0., 1., 0.], dtype=float32)
     """
     logits = lax.stop_gradient(checks.as_logits(logits))
-    z = _switched_off(logits, axis, where)
+    z = switched_off(logits, axis, where)
     top = jnp.max(z, axis, keepdims=True, initial=-jnp.inf)
     first = jnp.argmax(z, axis, keepdims=True)
     hard = (lax.broadcasted_iota(first.dtype, z.shape, axis % z.ndim) == first) & (top > -jnp.inf)
@@ -246,128 +243,7 @@ def gumbel_softmax(
     return sample.astype(logits.dtype)
 
 
-def range_limited_softmax(
-    logits: ArrayLike,
-    axis: int = -1,
-    *,
-    num_samples: ArrayLike,
-    where: ArrayLike | None = None,
-) -> Array:
-    r"""Softmax kept inside [1/n, 1 - 1/n]: no more certain than n training samples allow.
-
-    $$p_i = \frac1n + \left(1 - \frac Cn\right) \mathrm{softmax}(z)_i$$
-
-    for C classes; with two it is the form $1/n + (1 - 2/n)\,s$.
-
-    Args:
-      logits: `[..., classes]`; dtypes as in `softmax`.
-      axis: the class axis.
-      num_samples: n >= C, the number of training samples. May be traced: then a smaller n gives
-        NaN, and a concrete one raises `ValueError`.
-      where: booleans that broadcast against `logits`; a class switched off gets 0, not 1/n, and
-        does not count in C.
-
-    Returns:
-      Probabilities that sum to 1 in the shape and dtype of `logits`. A logit of -inf gets 1/n: its
-      softmax is 0, and the floor is what the map is for.
-
-    Source: label smoothing (Szegedy et al., 2016, arXiv:1512.00567, section 7) with
-    $\varepsilon = C/n$, applied to the prediction instead of the label.
-
-    Example:
-      >>> js.range_limited_softmax(jnp.array([0.0, 20.0]), num_samples=50)
-      Array([0.02, 0.98], dtype=float32)
-    """
-    logits = checks.as_logits(logits)
-    p = softmax(promote(logits), axis, where=where)
-    axis = checks.has_axis("logits", logits, axis)
-    on = jnp.ones(p.shape, bool) if where is None else jnp.broadcast_to(jnp.asarray(where), p.shape)
-    checks.at_least("num_samples", num_samples, 2 if where is not None else max(2, p.shape[axis]))
-    classes = jnp.sum(on, axis, keepdims=True).astype(p.dtype)
-    n = like(num_samples, p)
-    n = jnp.where(n >= jnp.maximum(classes, 2), n, jnp.nan)
-    return jnp.where(on, 1 / n + (1 - classes / n) * p, 0).astype(logits.dtype)
-
-
-def gaussian_softmax(
-    logits: ArrayLike,
-    axis: int = -1,
-    *,
-    num_samples: ArrayLike,
-    where: ArrayLike | None = None,
-) -> Array:
-    r"""Softmax of a softmax, scaled so that n training samples bound the certainty.
-
-    $$p = \mathrm{softmax}\bigl(\log(n - 1)\; \mathrm{softmax}(z)\bigr)$$
-
-    With two classes, of which one has softmax s, it is $1 / (1 + (n-1)^{1 - 2s})$: the likelihood
-    ratio of two Gaussians around 0 and 1 whose ends are 1/n and 1 - 1/n. With C classes it stays
-    inside $[1/(n + C - 2),\ (n-1)/(n + C - 2)]$.
-
-    Args:
-      logits: `[..., classes]`; dtypes as in `softmax`.
-      axis: the class axis.
-      num_samples: n >= 2, the number of training samples. May be traced: then a smaller n gives
-        NaN, and a concrete one raises `ValueError`.
-      where: booleans that broadcast against `logits`; a class switched off gets 0.
-
-    Returns:
-      Probabilities in the shape and dtype of `logits`. A logit of -inf has a softmax of 0 and so
-      keeps the smallest probability, which is not 0; `where` removes a class.
-
-    Source: no publication known to us; the two-class form is derived above. A loss needs its
-    logarithm, `log_gaussian_softmax`.
-
-    Example:
-      >>> js.gaussian_softmax(jnp.array([0.0, 20.0]), num_samples=50)
-      Array([0.02, 0.98], dtype=float32)
-    """
-    logits = checks.as_logits(logits)
-    return softmax(_gaussian_logits(logits, axis, num_samples, where), axis, where=where).astype(
-        logits.dtype
-    )
-
-
-def log_gaussian_softmax(
-    logits: ArrayLike,
-    axis: int = -1,
-    *,
-    num_samples: ArrayLike,
-    where: ArrayLike | None = None,
-) -> Array:
-    r"""Logarithm of `gaussian_softmax`; never below -log(n + C - 2), so it can not underflow.
-
-    $$\log p = L s - \log \sum_j e^{L s_j}, \qquad s = \mathrm{softmax}(z), \quad L = \log(n - 1)$$
-
-    Args:
-      logits: `[..., classes]`; dtypes as in `softmax`.
-      axis: the class axis.
-      num_samples: n >= 2, as in `gaussian_softmax`.
-      where: booleans that broadcast against `logits`; a class switched off gets -inf.
-
-    Returns:
-      Log-probabilities in the shape and dtype of `logits`.
-
-    Source: as `gaussian_softmax`.
-
-    Example:
-      >>> js.log_gaussian_softmax(jnp.array([0.0, 1e4]), num_samples=50)
-      Array([-3.912 , -0.0202], dtype=float32)
-    """
-    logits = checks.as_logits(logits)
-    return log_softmax(
-        _gaussian_logits(logits, axis, num_samples, where), axis, where=where
-    ).astype(logits.dtype)
-
-
-def _gaussian_logits(logits, axis, num_samples, where):
-    checks.at_least("num_samples", num_samples, 2)
-    s = softmax(promote(logits), axis, where=where)
-    n = like(num_samples, s)
-    return jnp.log(jnp.where(n >= 2, n - 1, jnp.nan)) * s
-
-
-def _switched_off(logits, axis, where):
+def switched_off(logits: Array, axis: Axis, where: ArrayLike | None) -> Array:
     """Return logits in the dtype they are computed in, at -inf where a class is off."""
     for one in (axis,) if isinstance(axis, int) else axis:
         checks.has_axis("logits", logits, one)
@@ -383,17 +259,39 @@ def centred(
     common offset. It is subtracted before the division: the other order gives NaN or a wrong zero
     when z / T is rounded differently in the two places that need it.
     """
-    z = _switched_off(logits, axis, where)
+    z = switched_off(logits, axis, where)
     top = lax.stop_gradient(jnp.max(z, axis, keepdims=True, initial=-jnp.inf))
-    d = z - finite(top)
+    return relative(z, top, temperature), top
+
+
+def relative(z: Array, reference: Array, temperature: ArrayLike) -> Array:
+    """Return `(z - reference) / T`, -inf where z is, for a reference with the class axis kept."""
+    d = z - finite(reference)
     if is_known(temperature, 1):
-        return d, top
+        return d
     checks.at_least("temperature", temperature, 0, strict=True)
     checks.broadcasts(
-        "temperature", jnp.asarray(temperature), top.shape, "what broadcasts to logits of one class"
+        "temperature",
+        jnp.asarray(temperature),
+        reference.shape,
+        "what broadcasts to logits of one class",
     )
     on = d != -jnp.inf  # the derivative of -inf / T is NaN
-    return jnp.where(on, jnp.where(on, d, 0) / like(temperature, d), -jnp.inf), top
+    return jnp.where(on, jnp.where(on, d, 0) / like(temperature, d), -jnp.inf)
+
+
+def classes_last(x: Array, axis: Axis) -> Array:
+    """Return `x` with the classes as one last axis, for maps that need them so."""
+    axes = (axis,) if isinstance(axis, int) else axis
+    last = jnp.moveaxis(x, axes, range(-len(axes), 0))
+    return last.reshape(*last.shape[: last.ndim - len(axes)], -1)
+
+
+def classes_back(rows: Array, shape: tuple[int, ...], axis: Axis) -> Array:
+    """Undo `classes_last` of an array of the given shape."""
+    axes = (axis,) if isinstance(axis, int) else axis
+    sizes = [shape[one] for one in axes]
+    return jnp.moveaxis(rows.reshape(*rows.shape[:-1], *sizes), range(-len(axes), 0), axes)
 
 
 # The three below take centred logits and carry the derivative rules. Their sums are at least 1

@@ -21,6 +21,7 @@ The presets differ in m1, m2, m3 and in what is normalised:
     cosface           cos θ - m            s cos θ_j
     arcface           cos(θ + m)           s cos θ_j
     combined_margin   cos(m1 θ + m2) - m3  s cos θ_j
+    ldam              cos θ - m_y          s cos θ_j
 """
 
 import dataclasses
@@ -44,6 +45,7 @@ __all__ = [
     "combined_margin",
     "cosface",
     "l_softmax",
+    "ldam",
     "modified_softmax",
     "normface",
 ]
@@ -63,7 +65,8 @@ class AngularMargin:
     fields are static.
 
     Args:
-      m1, m2, m3: factor on the angle, angle added (radians), and cosine subtracted.
+      m1, m2, m3: factor on the angle, angle added (radians), and cosine subtracted. Each, and
+        `anneal`, may be an array `[classes]`: the evaluators take the number of the true class.
       scale: factor on all scores, after the margin.
       anneal: λ >= 0; the target is $(\lambda \cos\theta + \varphi) / (1 + \lambda)$.
       normalize_features, normalize_weight: whether scores use the unit vector in place of the
@@ -308,6 +311,42 @@ def combined_margin(
       Array(0.0217, dtype=float32)
     """
     return AngularMargin(m1, m2, m3, scale=scale)
+
+
+def ldam(
+    class_counts: ArrayLike, max_margin: ArrayLike = 0.5, scale: ArrayLike = 30.0
+) -> AngularMargin:
+    r"""Label-distribution-aware margin: larger for classes with fewer examples.
+
+    $$z_y = s\,(\cos\theta_y - m_y), \qquad m_j = m\,(\min_k n_k / n_j)^{1/4}, \qquad z_j = s
+    \cos\theta_j$$
+
+    Args:
+      class_counts: `[classes]`, how many examples each class has. A class of count 0 gets the
+        largest margin.
+      max_margin: m, the margin of the rarest class.
+      scale: s.
+
+    Returns:
+      An `AngularMargin` with a margin for every class.
+
+    Source: Cao et al., "Learning imbalanced datasets with label-distribution-aware margin loss",
+    2019, arXiv:1906.07413, eq. 11 and 13; m = 0.5 and s = 30 as in the authors' code. The paper
+    adds class weights, `class_balanced_weights`, late in training.
+
+    Example:
+      >>> js.ldam(jnp.array([1600, 100])).m3
+      Array([0.25, 0.5 ], dtype=float32)
+    """
+    counts = jnp.asarray(class_counts)
+    if counts.ndim != 1:
+        raise AssertionError(f"`class_counts`: expected shape (classes,), got {counts.shape}.")
+    checks.at_least("class_counts", class_counts, 0)
+    n = promote(counts)
+    some = n > 0
+    rarest = jnp.min(jnp.where(some, n, jnp.inf))
+    share = jnp.where(some, rarest / jnp.where(some, n, 1), 1)
+    return AngularMargin(m3=like(max_margin, share) * share**0.25, scale=scale)
 
 
 def _multiple(m1):

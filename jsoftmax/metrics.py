@@ -1,25 +1,16 @@
-"""How good logits are: accuracy, perplexity, and whether confidences can be believed."""
+"""How good logits are: accuracy and perplexity. Whether to believe them is in calibration.py."""
 
-from typing import NamedTuple
-
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax import checks, maps
+from jsoftmax import checks
 from jsoftmax.logit_losses import cross_entropy
 from jsoftmax.losses import weighted_mean
 from jsoftmax.numerics import like, promote
 from jsoftmax.stats import at_label, is_label
 
-__all__ = [
-    "ReliabilityCurve",
-    "expected_calibration_error",
-    "perplexity",
-    "reliability_curve",
-    "top_k_accuracy",
-]
+__all__ = ["examples", "perplexity", "top_k_accuracy"]
 
 
 def top_k_accuracy(
@@ -57,7 +48,7 @@ def top_k_accuracy(
       Array(1., dtype=float32)
     """
     checks.at_least("k", k, 1)
-    logits, labels, weight = _examples(logits, labels, where, sample_weight, ignore_index)
+    logits, labels, weight = examples(logits, labels, where, sample_weight, ignore_index)
     target = at_label(logits, labels)
     z = promote(logits)
     before = jnp.arange(z.shape[-1]) < labels[..., None]
@@ -98,126 +89,17 @@ def perplexity(
       >>> js.perplexity(jnp.zeros((5, 8)), jnp.arange(5))
       Array(8., dtype=float32)
     """
-    logits, labels, weight = _examples(logits, labels, where, sample_weight, ignore_index)
+    logits, labels, weight = examples(logits, labels, where, sample_weight, ignore_index)
     return jnp.exp(weighted_mean(cross_entropy(logits, labels), weight, axis_name=axis_name))
 
 
-class ReliabilityCurve(NamedTuple):
-    r"""Confidence against accuracy, in bins of confidence; made by `reliability_curve`.
-
-    $$\mathrm{confidence}_b = \frac{\sum_{i \in b} w_i \max_j p_{ij}}{\sum_{i \in b} w_i}, \qquad
-    \mathrm{accuracy}_b = \frac{\sum_{i \in b} w_i\,[\arg\max_j p_{ij} = y_i]}{\sum_{i \in b} w_i}$$
-
-    Args:
-      confidence: `[bins]`, the mean probability of the predicted class; 0 in an empty bin.
-      accuracy: `[bins]`, the fraction predicted right; 0 in an empty bin.
-      weight: `[bins]`, the sum of weights (the number of examples without weights).
-
-    Source: Guo et al., 2017, arXiv:1706.04599, figure 1.
-
-    Example:
-      >>> js.reliability_curve(jnp.zeros((4, 2)), jnp.array([0, 0, 0, 1]), num_bins=2).accuracy
-      Array([0.75, 0.  ], dtype=float32)
-    """
-
-    confidence: Array
-    accuracy: Array
-    weight: Array
-
-
-def reliability_curve(
+def examples(
     logits: ArrayLike,
     labels: ArrayLike,
-    *,
-    num_bins: int = 15,
-    where: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: ArrayLike | None = None,
-) -> ReliabilityCurve:
-    r"""Mean confidence and accuracy in equal-width bins of confidence.
-
-    $$b(i) = \lceil B \max_j p_{ij} \rceil$$
-
-    for B bins (lo, hi]; a confidence of 0 belongs to the first.
-
-    Args:
-      logits: `[..., classes]`, any real dtype. For probabilities of another map pass their
-      logarithm. labels: integers `[...]`.
-      num_bins: B; static.
-      where: booleans that broadcast against `logits`; False switches a class off.
-      sample_weight: `[...]`, a weight or a mask.
-      ignore_index: a label whose examples are left out.
-
-    Returns:
-      A `ReliabilityCurve` of arrays `[num_bins]`. A label that counts but names no class makes its
-      bin NaN.
-
-    Source: Guo et al., "On calibration of modern neural networks", 2017, arXiv:1706.04599, section
-      2.
-
-    Example:
-      >>> js.reliability_curve(jnp.array([[0.0, 2.0]]), jnp.array([1]), num_bins=2).confidence
-      Array([0.    , 0.8808], dtype=float32)
-    """
-    checks.at_least("num_bins", num_bins, 1)
-    logits, labels, weight = _examples(logits, labels, where, sample_weight, ignore_index)
-    p = maps.softmax(promote(logits))
-    confidence = jnp.max(p, -1)
-    confidence = jnp.where(weight == 0, 0, confidence)  # what is left out may be NaN
-    right = like(jnp.argmax(p, -1) == labels, p)
-    index = jnp.clip(jnp.ceil(confidence * num_bins) - 1, 0, num_bins - 1).astype(jnp.int32)
-
-    def per_bin(values):
-        return jax.ops.segment_sum((weight * values).ravel(), index.ravel(), num_bins)
-
-    total = per_bin(jnp.ones_like(weight))
-    count = jnp.where(total == 0, 1, total)
-    return ReliabilityCurve(per_bin(confidence) / count, per_bin(right) / count, total)
-
-
-def expected_calibration_error(
-    logits: ArrayLike,
-    labels: ArrayLike,
-    *,
-    num_bins: int = 15,
-    where: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: ArrayLike | None = None,
-) -> Array:
-    r"""Mean gap between confidence and accuracy over equal-width bins of confidence (ECE).
-
-    $$\sum_b \frac{W_b}{W}\,\bigl|\mathrm{accuracy}_b - \mathrm{confidence}_b\bigr|$$
-
-    Args:
-      logits: `[..., classes]`, any real dtype.
-      labels: integers `[...]`.
-      num_bins: the number of bins; static.
-      where: booleans that broadcast against `logits`; False switches a class off.
-      sample_weight: `[...]`, a weight or a mask.
-      ignore_index: a label whose examples are left out.
-
-    Returns:
-      A scalar in [0, 1]; 0 if no example is left. For reading, not for training: its gradient
-      ignores how examples move between bins.
-
-    Source: Guo et al., 2017, arXiv:1706.04599, eq. 3; 15 bins as there.
-
-    Example:
-      >>> js.expected_calibration_error(jnp.zeros((4, 2)), jnp.array([0, 0, 0, 1]))
-      Array(0.25, dtype=float32)
-    """
-    curve = reliability_curve(
-        logits,
-        labels,
-        num_bins=num_bins,
-        where=where,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-    )
-    return weighted_mean(jnp.abs(curve.accuracy - curve.confidence), curve.weight)
-
-
-def _examples(logits, labels, where, sample_weight, ignore_index):
+    where: ArrayLike | None,
+    sample_weight: ArrayLike | None,
+    ignore_index: ArrayLike | None,
+) -> tuple[Array, Array, Array]:
     """Return logits with classes off at -inf, labels, and weights: NaN where a label is bad."""
     logits, labels = checks.as_logits(logits), checks.as_labels(labels)
     if checks.is_distribution(labels):

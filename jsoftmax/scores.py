@@ -12,13 +12,16 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jsoftmax import checks
 from jsoftmax.margins import AngularMargin
 from jsoftmax.numerics import like, promote
 
 __all__ = [
+    "checked_margin",
     "direction_factor",
     "kept_length",
     "norm",
+    "number_at",
     "scale_of",
     "scores",
     "true_score",
@@ -78,6 +81,22 @@ def kept_length(
     if not margin.normalize_weight:
         length = length * norm(weight).at[labels].get(mode="clip").astype(length.dtype)
     return length
+
+
+def number_at(number: ArrayLike, labels: Array) -> ArrayLike:
+    """Return a margin's number for each label; one number by class is a `[classes]` array."""
+    return promote(number).at[labels].get(mode="clip") if jnp.ndim(number) else number
+
+
+def checked_margin(margin: AngularMargin | None, classes: int) -> AngularMargin | None:
+    """Check the shapes of a margin's numbers: scalars, but for the scale also one by class."""
+    if margin is not None:
+        for name in ("m1", "m2", "m3", "anneal"):
+            if jnp.ndim(getattr(margin, name)):
+                number = jnp.asarray(getattr(margin, name))
+                checks.shape(f"margin.{name}", number, (classes,), "a number for every class")
+        checks.shape("margin.scale", jnp.asarray(margin.scale), (), "one number for all classes")
+    return margin
 
 
 def true_score(score: Array, length: Array | None, margin: AngularMargin | None) -> Array:

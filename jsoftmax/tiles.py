@@ -38,6 +38,7 @@ class Rows(NamedTuple):
 
     features: Array  # [N, D]
     length: Array | None  # [N], see kept_length
+    margins: list  # [N], the margin's numbers by class, of the labels
     probs: Array | None  # [N, K], of K listed classes
     weight: Array | None  # [N], the factor on the example's loss
 
@@ -63,7 +64,7 @@ class Plan(NamedTuple):
     """What is known before anything is computed."""
 
     tiles: Tiles
-    margin_of: Callable[[list], AngularMargin | None]  # of Head.numbers
+    margin_of: Callable[..., AngularMargin | None]  # of Head.numbers, and Rows.margins if needed
     loss: Callable[..., Array]  # (LogitStats - shift, shift, *closed), all of one example
     mean: bool  # whether the mean logit is needed
 
@@ -85,7 +86,8 @@ def stats_of_rows(plan: Plan, labels: Labels, rows: Rows, head: Head) -> tuple[L
         block, listed = cut((rows, labels.labels), start, size)
         these = _RowBlock(plan, block.features, listed, labels.where, head, factor)
         label_scores, rest, _ = these.first(keep=False)
-        completed = these.complete(label_scores, rest, these.margin, block.length)
+        margin = plan.margin_of(head.numbers, block.margins)
+        completed = these.complete(label_scores, rest, margin, block.length)
         return jax.tree.map(lambda x, part: put_at(x, start, part), found, completed), None
 
     zeros = jnp.zeros(labels.labels.shape, sum_dtype(rows.features, head.weight))
@@ -217,7 +219,7 @@ class _RowBlock(NamedTuple):
         """Return (weighted sum, (losses, stats)), and the pullback of the sum."""
 
         def function(label_scores, total, below, rows, numbers, closed):
-            margin = self.plan.margin_of(numbers)
+            margin = self.plan.margin_of(numbers, rows.margins)
             merged = rest._replace(total=total, below=below)
             stats, shift = self.complete(label_scores, merged, margin, rows.length)
             losses = self.plan.losses(stats, shift, rows.probs, closed)

@@ -4,6 +4,7 @@ A `Case` is a function of the library, the numpy oracle with the same arguments,
 are handed to both.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -46,6 +47,10 @@ def gumbel_oracle(logits, axis=-1, *, where=None, temperature=1.0, hard=False):
     return oracles.softmax(noisy, axis, where=where, temperature=temperature)
 
 
+def two_of(logits, axis=-1, **options):
+    return js.soft_top_k(logits, 2, axis, **options)
+
+
 # (logits, axis, where=...) -> array
 MAPS = [
     Case("softmax", js.softmax, oracles.softmax),
@@ -70,7 +75,18 @@ MAPS = [
         oracles.log_gaussian_softmax,
         {"num_samples": 50},
     ),
+    Case("taylor_softmax", js.taylor_softmax, oracles.taylor_softmax),
+    Case("spherical_softmax", js.spherical_softmax, oracles.spherical_softmax),
+    Case("sigsoftmax", js.sigsoftmax, oracles.sigsoftmax),
+    Case("ev_softmax", js.ev_softmax, oracles.ev_softmax),
+    Case("scalable_softmax", js.scalable_softmax, oracles.scalable_softmax, {"scale": 0.43}),
+    Case("sparsemax", js.sparsemax, partial(oracles.entmax, alpha=2.0)),
+    Case("entmax15", js.entmax15, partial(oracles.entmax, alpha=1.5)),
+    Case("entmax", js.entmax, oracles.entmax, {"alpha": 1.3}),
+    Case("tempered_softmax", js.tempered_softmax, oracles.tempered_softmax, {"t": 1.4}),
+    Case("soft_top_k", two_of, partial(oracles.soft_top_k, k=2), {"temperature": 0.5}),
 ]
+SPARSE = ("sparsemax", "entmax15", "entmax")
 # Apart from the others, since random numbers take long to compile.
 GUMBEL = [
     Case("gumbel_softmax", gumbel, gumbel_oracle, {"temperature": 0.5}),
@@ -119,13 +135,20 @@ LOSSES = [
         oracles.sce,
         {"alpha": 6.0, "beta": 0.1, "log_zero": -9.21},
     ),
+    Case("brier", js.brier_loss, oracles.brier),
+    Case("confidence penalty", js.confidence_penalty_loss, oracles.confidence_penalty),
+    Case("sparsemax_loss", js.sparsemax_loss, partial(oracles.entmax_loss, alpha=2.0)),
+    Case("entmax15_loss", js.entmax15_loss, partial(oracles.entmax_loss, alpha=1.5)),
+    Case("entmax_loss", js.entmax_loss, oracles.entmax_loss, {"alpha": 1.3}),
+    Case("bi_tempered", js.bi_tempered_loss, oracles.bi_tempered_loss, {"t1": 0.8, "t2": 1.4}),
 ]
 
 # One of every formula, for what does not depend on the numbers.
 FORMULAS = [
     case
     for case in LOSSES
-    if case.options == {} or case.name in ("z_loss", "cross_entropy, everything", "gce, q 0")
+    if case.options == {}
+    or case.name in ("z_loss", "cross_entropy, everything", "gce, q 0", "bi_tempered")
 ]
 
 # (stats) -> [...]
@@ -206,6 +229,13 @@ def distributions(classes, seed=0):
     q[1] = oracles.one_hot(0, classes)
     q[2, : classes // 2] = 0
     return jnp.asarray(q, jnp.float32)
+
+
+def on_kept(q, where):
+    """Return distributions over the classes that are on, of which the last is one."""
+    q = jnp.where(where, q, 0)
+    q = q.at[..., -1].add(jnp.where(q.sum(-1) == 0, 1, 0))
+    return q / q.sum(-1, keepdims=True)
 
 
 def some_mask(classes, seed=0):

@@ -5,6 +5,8 @@ Only 1 - p is taken with care (the sum of the other probabilities), since a plai
 have no digit left in the tails that the tests look at.
 """
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -58,6 +60,81 @@ def gaussian_softmax(logits, axis=-1, *, where=None, num_samples):
 def log_gaussian_softmax(logits, axis=-1, *, where=None, num_samples):
     with np.errstate(divide="ignore"):
         return np.log(gaussian_softmax(logits, axis, where=where, num_samples=num_samples))
+
+
+def shares(h, on, axis):
+    h = np.where(on, h, 0)
+    return h / h.sum(axis, keepdims=True)
+
+
+def taylor_softmax(logits, axis=-1, *, where=None, order=2):
+    z = switched_off(logits, where)
+    on, z = np.isfinite(z), np.where(np.isfinite(z), z, 0)
+    return shares(sum(z**k / math.factorial(k) for k in range(order + 1)), on, axis)
+
+
+def spherical_softmax(logits, axis=-1, *, where=None):
+    z = switched_off(logits, where)
+    on, z = np.isfinite(z), np.where(np.isfinite(z), z, 0)
+    return shares(np.where((z == 0).all(axis, keepdims=True), 1, z**2), on, axis)
+
+
+def sigsoftmax(logits, axis=-1, *, where=None):
+    z = switched_off(logits, where)
+    return softmax(z - np.logaddexp(0, -z), axis)
+
+
+def ev_softmax(logits, axis=-1, *, where=None, epsilon=0.0):
+    z = switched_off(logits, where)
+    on = np.isfinite(z)
+    mean = np.where(on, z, 0).sum(axis, keepdims=True) / on.sum(axis, keepdims=True)
+    return shares(((z >= mean) + epsilon) * np.exp(z - z.max(axis, keepdims=True)), on, axis)
+
+
+def scalable_softmax(logits, axis=-1, *, where=None, scale):
+    z = switched_off(logits, where)
+    on = np.isfinite(z)
+    n = on.sum(axis, keepdims=True).astype(float)
+    return shares(n ** (scale * (z - z.max(axis, keepdims=True))), on, axis)
+
+
+def entmax(logits, axis=-1, *, where=None, alpha):
+    """Return the map by bisection on the logarithm of its largest probability."""
+    z = switched_off(logits, where)
+    d, b = z - z.max(axis, keepdims=True), alpha - 1
+    if b == 0:
+        return softmax(z, axis)
+
+    def of(m):
+        with np.errstate(all="ignore"):
+            return np.exp(m + np.log1p(np.maximum(b * d * np.exp(-b * m), -1)) / b)
+
+    high = np.zeros_like(d.max(axis, keepdims=True))
+    low = high - np.log(d.size) - 1
+    for _ in range(100):
+        middle = (low + high) / 2
+        above = of(middle).sum(axis, keepdims=True) > 1
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    return of(high)
+
+
+def tempered_softmax(logits, axis=-1, *, where=None, t):
+    return entmax(logits, axis, where=where, alpha=2 - t)
+
+
+def soft_top_k(logits, axis=-1, *, where=None, k, temperature=1.0):
+    z = switched_off(logits, where)
+    on = np.isfinite(z)
+    kept = np.where(on, z, np.nan)
+    # Sorted, the sum is k somewhere between the k-th and the next: see the bracket of the library.
+    low = np.nanmin(kept, axis, keepdims=True) - 50 * temperature
+    high = np.nanmax(kept, axis, keepdims=True) + 50 * temperature
+    for _ in range(200):
+        middle = (low + high) / 2
+        p = np.where(on, np.exp(-np.logaddexp(0, -(z - middle) / temperature)), 0)
+        above = p.sum(axis, keepdims=True) > k
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    return np.where(on.sum(axis, keepdims=True) <= k, on, p)
 
 
 # --- losses: (logits, q, *, where, ...), q a distribution or one-hot, classes last ---
@@ -118,6 +195,46 @@ def mae(logits, q, *, where=None):
 def sce(logits, q, *, where=None, alpha=0.1, beta=1.0, log_zero=-4.0):
     _, rest, nll = probabilities(logits, where)
     return expected(q, alpha * nll - beta * log_zero * rest)
+
+
+def tsallis(p, alpha):
+    """Return the entropy of order alpha, Shannon's at 1."""
+    if alpha == 1:
+        return -np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0).sum(-1)
+    return (1 - (p**alpha).sum(-1)) / (alpha * (alpha - 1))
+
+
+def entmax_loss(logits, q, *, where=None, alpha):
+    """Return the Fenchel-Young loss by its definition; +inf for a label that is off."""
+    z = switched_off(logits, where)
+    q = np.asarray(q, np.float64)
+    q = q / q.sum(-1, keepdims=True)
+    p = entmax(logits, where=where, alpha=alpha)
+    d = z - z.max(-1, keepdims=True)
+    lead = np.where(p == q, 0, (p - q) * np.where(p == q, 0, d)).sum(-1)
+    return lead + tsallis(p, alpha) - tsallis(q, alpha)
+
+
+def bi_tempered_loss(logits, q, *, where=None, t1, t2):
+    """Return the loss by its definition, with log_t 0 finite for t1 < 1."""
+    q = np.asarray(q, np.float64)
+    p = tempered_softmax(logits, where=where, t=t2)
+
+    def log_t(x):
+        return (x ** (1 - t1) - 1) / (1 - t1)
+
+    return (q * (log_t(q) - log_t(p)) - (q ** (2 - t1) - p ** (2 - t1)) / (2 - t1)).sum(-1)
+
+
+def brier(logits, q, *, where=None):
+    p, rest, _ = probabilities(logits, where)
+    q = np.asarray(q, np.float64)
+    return (np.where(p > 0.5, (1 - q) - rest, p - q) ** 2).sum(-1)
+
+
+def confidence_penalty(logits, q, *, where=None, beta=0.1):
+    p, _, nll = probabilities(logits, where)
+    return expected(q, nll) - beta * expected(p, nll)
 
 
 def kl_divergence(logits, q, *, where=None):

@@ -10,11 +10,32 @@ import pytest
 
 import jsoftmax as js
 
-MODULES = ["maps", "linear", "margins", "stats", "rest", "losses", "logit_losses", "metrics"]
+MODULES = [
+    "maps",
+    "closed_maps",
+    "entmax",
+    "top_k",
+    "linear",
+    "margins",
+    "stats",
+    "rest",
+    "losses",
+    "logit_losses",
+    "divergences",
+    "entmax_losses",
+    "long_tail",
+    "metrics",
+    "calibration",
+]
 ORDER = [
     "numerics",
+    "tsallis",
     "checks",
     "maps",
+    "closed_maps",
+    "roots",
+    "entmax",
+    "top_k",
     "margins",
     "stats",
     "products",
@@ -22,15 +43,20 @@ ORDER = [
     "rest",
     "blocks",
     "losses",
+    "alignment",
     "logit_losses",
+    "divergences",
+    "entmax_losses",
+    "long_tail",
     "tiles",
     "evaluate",
     "linear",
     "metrics",
+    "calibration",
 ]
 LEVEL = {name: i for i, name in enumerate(ORDER)}
-# rest.py has one public name; the others are for the modules above it.
-INTERNAL = set(importlib.import_module("jsoftmax.rest").__all__) - {"SparseLabels"}
+# rest.py has one public name; the others are for the modules above it, as is one of metrics.py.
+INTERNAL = set(importlib.import_module("jsoftmax.rest").__all__) - {"SparseLabels"} | {"examples"}
 DOCUMENTED = [
     *[n for n in js.__all__ if n != "__version__" and not isinstance(getattr(js, n), ModuleType)],
     *[f"checks.{name}" for name in js.checks.__all__],
@@ -49,13 +75,14 @@ STATS_LOSSES = ["focal", "gce", "mae", "nll", "poly1", "sce"]
 # name -> how many arguments are not keyword-only
 POSITIONAL = (
     dict.fromkeys(importlib.import_module("jsoftmax.maps").__all__, 2)
+    | dict.fromkeys(importlib.import_module("jsoftmax.closed_maps").__all__, 2)
     | {"gumbel_softmax": 3}
     | dict.fromkeys(LOSSES, 2)
     | dict.fromkeys(STATS_LOSSES, 1)
     | {"weighted_mean": 2, "logit_stats": 2, "angular_margin": 3}
     | {"linear_logits": 3, "linear_stats": 3, "linear_loss": 4, "linear_cross_entropy": 3}
-    | dict.fromkeys(["top_k_accuracy", "perplexity", "reliability_curve"], 2)
-    | {"expected_calibration_error": 2}
+    | dict.fromkeys(["top_k_accuracy", "perplexity", "reliability_curve", "fit_temperature"], 2)
+    | {f"{kind}_calibration_error": 2 for kind in ("adaptive", "classwise", "expected")}
 )
 
 

@@ -26,6 +26,8 @@ import jsoftmax as js
 CLASSES = 5
 UNSMOOTHED = [case for case in FORMULAS if "label_smoothing" not in case.options]
 WITHOUT_WEIGHT = [case for case in FORMULAS if case.function != weighted]
+# The loss of a label of probability 0, for no class at all.
+BOUNDED = {"gce": 1 / 0.7, "mae": 2.0, "brier": 1.0, "bi_tempered": 1 / (1.2 * 0.2)}
 CONTINUOUS_MAPS = [case for case in [*MAPS, *GUMBEL] if "num_samples" not in case.options]
 
 
@@ -174,7 +176,7 @@ def test_label_on_a_class_that_is_off(case, how):
     with jax.debug_nans(True):
         out, bar = pulled_back(jax.jit(lambda z: case.function(z, labels, **options)), off)
     plain = {k: v for k, v in case.options.items() if k != "label_smoothing"}
-    bounded = case.name in ("gce", "mae")
+    bounded = case.name in BOUNDED
     expected = case.oracle(logits, oracles.one_hot(labels, 5), where=where, **plain)[1]
     assert_allclose(out[1], expected if bounded else np.inf, rtol=1e-6)
     assert np.isfinite(out[0])
@@ -205,7 +207,7 @@ def test_loss_of_no_class(case, how):
     labels = jnp.array([0, 1])
     with jax.debug_nans(True):
         out, bar = pulled_back(jax.jit(lambda z: case.function(z, labels, **options)), off)
-    expected = {"gce": 1 / 0.7, "mae": 2.0}.get(case.name, np.inf)
+    expected = BOUNDED.get(case.name, np.inf)
     assert_allclose(out[1], expected, rtol=1e-6)
     assert_array_equal(bar[1], 0)
 
@@ -315,7 +317,11 @@ def test_distribution_with_zero_on_a_class_at_minus_infinity(case):
         _, moved = jax.jit(lambda z: jax.jvp(lambda z: function(z, q), (z,), (jnp.ones_like(z),)))(
             logits
         )
-    assert_allclose(out, case.oracle(finite, q, **case.options), rtol=3e-6, atol=1e-37)
+    # At -1e4 the oracle has rounding left, and heavy tails something more.
+    atol = (
+        1e-10 if "max_loss" in case.name or case.name in ("entmax15_loss", "bi_tempered") else 1e-37
+    )
+    assert_allclose(out, case.oracle(finite, q, **case.options), rtol=3e-6, atol=atol)
     assert_array_equal(bar[np.isinf(logits)], 0)
     assert np.all(np.isfinite(bar))
     assert_allclose(moved, bar.sum(-1), atol=2e-6)

@@ -1,11 +1,11 @@
-"""Metrics against scikit-learn and plain numpy."""
+"""Metrics against scikit-learn, and what they and the calibration errors have in common."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
 import jsoftmax as js
@@ -17,8 +17,17 @@ LOGITS[np.arange(200), LABELS] += 1
 LABELS[0], LABELS[-1] = 0, 9
 WEIGHT = RNG.random(200).astype(np.float32)
 MASK = np.arange(10) != 3
-METRICS = [js.top_k_accuracy, js.perplexity, js.expected_calibration_error]
-over_metrics = pytest.mark.parametrize("metric", METRICS, ids=[m.__name__ for m in METRICS])
+METRICS = [
+    js.top_k_accuracy,
+    js.perplexity,
+    js.expected_calibration_error,
+    js.adaptive_calibration_error,
+    js.classwise_calibration_error,
+    js.fit_temperature,
+]
+over_metrics = pytest.mark.parametrize(
+    "metric", [jax.jit(m) for m in METRICS], ids=[m.__name__ for m in METRICS]
+)
 
 
 @pytest.mark.parametrize("k", [1, 3, 10])
@@ -53,50 +62,6 @@ def test_perplexity(weight):
     assert_allclose(got, expected, rtol=2e-6)
 
 
-def reliability(p, labels, weight, bins):
-    """Return confidence, accuracy and weight of the bins (lo, hi], by a loop."""
-    rows = []
-    confidence, right = p.max(-1), p.argmax(-1) == labels
-    for b in range(bins):
-        inside = (confidence > b / bins) & (confidence <= (b + 1) / bins)
-        total = weight[inside].sum()
-        mean = [
-            np.average(x[inside], weights=weight[inside]) if total else 0
-            for x in (confidence, right)
-        ]
-        rows.append([*mean, total])
-    return np.array(rows).T
-
-
-@pytest.mark.parametrize("bins", [1, 15, 40])
-@pytest.mark.parametrize("masked", [False, True])
-def test_reliability_curve_and_calibration_error(bins, masked):
-    where = MASK if masked else None
-    labels = np.where(LABELS == 3, 2, LABELS)
-    options = {"num_bins": bins, "where": where, "sample_weight": WEIGHT}
-    curve = js.reliability_curve(LOGITS, labels, **options)
-    expected = reliability(oracles.softmax(LOGITS, where=where), labels, WEIGHT, bins)
-    for got, want in zip(curve, expected, strict=True):
-        assert_allclose(got, want, rtol=1e-5, atol=1e-6)
-    gap = (np.abs(expected[0] - expected[1]) * expected[2]).sum() / WEIGHT.sum()
-    assert_allclose(js.expected_calibration_error(LOGITS, labels, **options), gap, rtol=1e-5)
-
-
-def test_fifteen_bins_by_default():
-    curve = js.reliability_curve(LOGITS, LABELS)
-    assert curve.weight.shape == (15,)
-    expected = reliability(oracles.softmax(LOGITS), LABELS, np.ones(200), 15)
-    gap = (np.abs(expected[0] - expected[1]) * expected[2]).sum() / 200
-    assert_allclose(js.expected_calibration_error(LOGITS, LABELS), gap, rtol=1e-5)
-
-
-def test_bins_are_closed_above():
-    # Confidences of exactly 1/2 and 1: the upper ends of two of four bins.
-    logits = jnp.array([[0.0, 0.0], [200.0, 0.0]])
-    weight = js.reliability_curve(logits, jnp.array([0, 0]), num_bins=4).weight
-    assert_array_equal(weight, [0, 1, 0, 1])
-
-
 @over_metrics
 def test_ignored_examples_and_weight_zero(metric):
     labels = np.where(np.arange(200) % 3 == 0, -100, LABELS)
@@ -117,8 +82,8 @@ def test_where_is_as_if_the_class_did_not_exist(metric):
 
 @over_metrics
 def test_nothing_left_and_bad_labels(metric):
-    empty = jax.jit(metric)(jnp.zeros((0, 3)), jnp.zeros(0, int))
-    assert empty == (1 if metric is js.perplexity else 0)
+    empty = metric(jnp.zeros((0, 3)), jnp.zeros(0, int))
+    assert empty == (1 if metric.__name__ in ("perplexity", "fit_temperature") else 0)
     assert np.isnan(metric(jnp.zeros((2, 3)), jnp.array([0, 3])))
     assert np.isnan(metric(jnp.zeros((2, 3)), jnp.array([0, -1])))
     assert np.isfinite(

@@ -29,6 +29,7 @@ class Member(NamedTuple):
 ROWS = 3
 LABELS = np.array([0, 4, 2], np.int32)
 SOFT = np.array([[0.25, 0.5, 0.125, 0.125, 0], [0, 0, 0, 0, 1], [0.5, 0.25, 0, 0, 0.25]])
+MIXED = 0.75 * SOFT + 0.05  # no zero, where a derivative to the labels may not be
 WEIGHT = np.array([[1, 0.5, -1], [0.25, -1, 1], [-1, 1, 0.5], [1.5, 0.75, 0.25], [-0.5, 0.5, 1]])
 
 
@@ -64,10 +65,15 @@ KEPT = (
         "gce, q 0",
         "mae",
         "sce",
+        "brier",
+        "confidence penalty",
+        "entmax15_loss",
+        "entmax_loss",
+        "bi_tempered",
     ),
     *("l_softmax, anneal", "a_softmax", "arcface", "angular_margin 1.35"),
 )
-EXPECTED_LOSSES = ("cross_entropy", "cross_entropy, everything", "focal")
+EXPECTED_LOSSES = ("cross_entropy", "cross_entropy, everything", "focal", "sparsemax_loss")
 MEMBERS = [
     *[Member(c.name, lambda z, c=c: c.function(z, **c.options)) for c in MAPS],
     *[Member(c.name, loss_of_labels(c)) for c in LOSSES if c.name in KEPT],
@@ -77,6 +83,8 @@ MEMBERS = [
         if c.name in EXPECTED_LOSSES
     ],
     Member("kl_divergence", of_distribution(js.kl_divergence)),
+    Member("js_divergence", of_distribution(js.js_divergence)),
+    Member("distillation", of_distribution(lambda z, q: js.distillation_loss(z, 4 * q))),
     Member("binary_cross_entropy", of_distribution(js.binary_cross_entropy)),
     *[Member(c.name, margin_loss(c.function), 3) for c in MARGINS if c.name in KEPT],
 ]
@@ -89,8 +97,11 @@ ESTIMATORS = [
 
 
 def inputs(member, dtype):
-    """Return `[3, width]` of which every number is exact in every dtype."""
-    normal = np.random.default_rng(len(member.name)).normal(size=(ROWS, member.width))
+    """Return `[3, width]` of which every number is exact in every dtype.
+
+    They are multiples of 1/8: the seed is one for which no sparse map is at a kink.
+    """
+    normal = np.random.default_rng(10 + len(member.name)).normal(size=(ROWS, member.width))
     return jnp.asarray(np.round(normal * 16) / 8 + 1 / 16).astype(dtype)
 
 
@@ -229,6 +240,31 @@ HYPERPARAMETERS = {
     "range_limited": (lambda h, z: js.range_limited_softmax(z, num_samples=h), 50.0),
     "gaussian": (lambda h, z: js.gaussian_softmax(z, num_samples=h), 50.0),
     "log_gaussian": (lambda h, z: js.log_gaussian_softmax(z, num_samples=h), 50.0),
+    "ev epsilon": (lambda h, z: js.ev_softmax(z, epsilon=h), 0.1),
+    "scalable scale": (lambda h, z: js.scalable_softmax(z, scale=h), 0.43),
+    "alpha of entmax": (lambda h, z: js.entmax(z, alpha=h), 1.3),
+    "alpha of entmax, softmax": (lambda h, z: js.entmax(z, alpha=h), 1.0),
+    "alpha of entmax at 2": (lambda h, z: js.entmax(z, alpha=h), 2.0),
+    "alpha of entmax_loss": (lambda h, z: js.entmax_loss(z, LABELS, alpha=h), 1.3),
+    "alpha of entmax_loss, soft": (lambda h, z: js.entmax_loss(z, SOFT, alpha=h), 1.0),
+    "t": (lambda h, z: js.tempered_softmax(z, t=h), 1.4),
+    "t1": (lambda h, z: js.bi_tempered_loss(z, LABELS, t1=h, t2=1.4), 0.8),
+    "t1, soft": (lambda h, z: js.bi_tempered_loss(z, SOFT, t1=h, t2=1.0), 0.99),
+    "t2": (lambda h, z: js.bi_tempered_loss(z, LABELS, t1=0.8, t2=h), 1.4),
+    "soft_top_k temperature": (lambda h, z: js.soft_top_k(z, 2, temperature=h), 0.5),
+    "distillation temperature": (
+        lambda h, z: js.distillation_loss(z, 4 * SOFT, temperature=h),
+        2.0,
+    ),
+    "beta of penalty": (lambda h, z: js.confidence_penalty_loss(z, LABELS, beta=h), 0.1),
+    "labels of entmax15_loss": (
+        lambda h, z: js.entmax15_loss(z, MIXED + h * (MIXED[::-1] - MIXED)),
+        0.5,
+    ),
+    "labels of bi_tempered": (
+        lambda h, z: js.bi_tempered_loss(z, MIXED * (1 + h), t1=0.8, t2=1.4),
+        0.5,
+    ),
     "temperature": (lambda h, z: CE(z, LABELS, temperature=h), 0.7),
     "temperature, soft": (lambda h, z: CE(z, SOFT, temperature=h), 0.7),
     "temperature, z_loss": (lambda h, z: CE(z, LABELS, temperature=h, z_loss=0.1), 2.0),
@@ -261,4 +297,4 @@ def test_traced_hyperparameters(name):
         check_grads(traced, (value, z), order=1, modes=("fwd", "rev"), atol=1e-6, rtol=1e-6)
     # In float32, and the value as a Python number against a traced one.
     z32 = inputs(member, "float32")
-    assert jax.eval_shape(traced, 1.0, z32).dtype == jnp.float32 or name in ("labels",)
+    assert jax.eval_shape(traced, 1.0, z32).dtype == jnp.float32 or "labels" in name
