@@ -20,7 +20,6 @@ from jsoftmax.bench_report import Comparison, machine, milliseconds
 __all__ = ["FLOOR", "Map", "dense_maps", "gradient_of", "measured", "sparse_maps", "table"]
 
 FLOOR = "jnp.exp"
-_SPARSE = ["sparsemax", "entmax15", "entmax"]
 
 
 class Map(NamedTuple):
@@ -57,20 +56,28 @@ def dense_maps(samples: int) -> list[Map]:
 
 
 def sparse_maps() -> tuple[list[Map], list[str]]:
-    """Return the sparse maps that there are, and what to say of those that there are not."""
+    """Return the maps that solve for a threshold, others' too, and what to say of missing ones."""
     simplex = import_module("optax").projections.projection_simplex
-    ours = [name for name in _SPARSE if hasattr(js, name)]
     maps = [
         Map(FLOOR, jnp.exp),
-        *[Map(f"js.{name}", getattr(js, name)) for name in ours],
+        Map("jax.nn.softmax", jax.nn.softmax),
+        Map("js.sparsemax", js.sparsemax),
+        Map("js.entmax15", js.entmax15),
+        Map("js.entmax(1.3)", partial(js.entmax, alpha=1.3)),
+        Map("js.tempered_softmax(1.4)", partial(js.tempered_softmax, t=1.4)),
+        Map("js.soft_top_k(1)", partial(js.soft_top_k, k=1)),
         Map("optax projection_simplex", jax.vmap(simplex)),
     ]
-    notes = [] if ours else ["The library's own sparse maps come with a later version."]
+    notes = []
     if find_spec("torch") and find_spec("entmax"):
         found = import_module("entmax")
-        for name in ("sparsemax", "entmax15"):
-            function = partial(getattr(found, name), dim=-1)
-            maps.append(Map(f"torch entmax.{name}", function, in_torch=True))
+        theirs = {
+            "sparsemax": found.sparsemax,
+            "entmax15": found.entmax15,
+            "entmax_bisect(1.3)": partial(found.entmax_bisect, alpha=1.3),
+        }
+        for name, function in theirs.items():
+            maps.append(Map(f"torch entmax.{name}", partial(function, dim=-1), in_torch=True))
     else:
         notes.append("Not installed: entmax (pip install entmax)")
     return maps, notes

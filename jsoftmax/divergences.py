@@ -111,9 +111,10 @@ def _jensen_shannon(d, q):
 
 @_jensen_shannon.defjvp
 def _jensen_shannon_jvp(primals, tangents):
-    over_q, over_p = (x / 2 for x in _log_over_mean(*primals))
-    moved = _softmax_tangent(primals[0], over_p, tangents[0])
-    return _jensen_shannon(*primals), moved + jnp.sum(over_q * tangents[1], -1)
+    (d, q), (dd, dq) = primals, tangents
+    over_q, over_p = (x / 2 for x in _log_over_mean(d, q))
+    moved = _softmax_tangent(d, over_p, dd) + jnp.sum(over_q * dq, -1)
+    return _jensen_shannon(d, q), moved
 
 
 def _log_over_mean(d, q):
@@ -180,13 +181,12 @@ def distillation_loss(
       >>> js.distillation_loss(student, teacher, temperature=2.0)
       Array(0.4898, dtype=float32)
     """
-    z, t = checks.as_logits(student_logits, "student_logits"), checks.as_logits(teacher_logits)
+    z = checks.as_logits(student_logits, "student_logits")
+    t = checks.as_logits(teacher_logits, "teacher_logits")
     checks.shape("teacher_logits", t, z.shape, "one logit for every one of the student")
-    z, t = promote(z), lax.stop_gradient(promote(t))
-    t = like(t, z)
-    log_p, log_q = (
-        maps.log_softmax(x, axis, where=where, temperature=temperature) for x in (z, t)
-    )
+    z = promote(z)
+    t = lax.stop_gradient(like(t, z))
+    log_p, log_q = (maps.log_softmax(x, axis, where=where, temperature=temperature) for x in (z, t))
     q, p = jnp.exp(log_q), jnp.exp(log_p)
     delta, both = _log_ratio(z, t, log_p, log_q, axis, temperature)
     # q log(q / p) - q + p: every term is positive, and the sum is the same.
@@ -200,20 +200,22 @@ def distillation_loss(
 def _log_ratio(z, t, log_p, log_q, axis, temperature):
     """Return `log(p / q)`, 0 where either is 0, and where neither is.
 
-    Of logits that agree, up to an offset, it is taken from their own differences: log p and log q
-    are rounded by more than they differ.
+    It is taken from the difference of the logits, as x - log sum_k q_k exp(x_k): log p and log q
+    are rounded by more than they differ where the two agree. Only if nearly all of q is in classes
+    that p is not in, it is the difference of the logarithms.
     """
     p_off, q_off = log_p == -jnp.inf, log_q == -jnp.inf
     both = ~(p_off | q_off)
     z, t, log_p, log_q = (jnp.where(both, x, 0) for x in (z, t, log_p, log_q))
     offset = lax.stop_gradient(jnp.max(z, axis, keepdims=True) - jnp.max(t, axis, keepdims=True))
-    whole = jnp.round(offset)  # 0 if there is none, so that the difference is exact
+    whole = jnp.round(offset)  # as a rule 0, and then the difference of close logits is exact
     x = (((z - whole) - t) - (offset - whole)) / like(temperature, z)
-    near = jnp.all(jnp.where(both, jnp.abs(x) < 1, p_off & q_off), axis, keepdims=True)
-    x = jnp.where(near & both, x, 0)
-    # p / q = exp(x) / sum_k q_k exp(x_k)
-    close = x - jnp.log1p(jnp.sum(jnp.exp(log_q) * expm1(x), axis, keepdims=True))
-    return jnp.where(both, jnp.where(near, close, log_p - log_q), 0), both
+    fits = jnp.where(both, x < 80, p_off & q_off)  # exp(x) does not overflow
+    x = jnp.where(both & fits, x, 0)
+    change = jnp.sum(jnp.exp(log_q) * expm1(x), axis, keepdims=True)
+    direct = jnp.all(fits, axis, keepdims=True) & (change > -0.5)
+    by_logits = x - jnp.log1p(jnp.where(direct, change, 0))
+    return jnp.where(both, jnp.where(direct, by_logits, log_p - log_q), 0), both
 
 
 def brier_loss(
@@ -296,8 +298,9 @@ def _entropy(d):
 
 @_entropy.defjvp
 def _entropy_jvp(primals, tangents):
-    # dH/dp_j = -log p_j - 1, up to what is the same for all classes.
-    return _entropy(*primals), _softmax_tangent(*primals, -finite(*primals), *tangents)
+    # dH/dp_j = -log p_j - 1, which is -d_j up to what is the same for all classes.
+    (d,), (dd,) = primals, tangents
+    return _entropy(d), _softmax_tangent(d, -finite(d), dd)
 
 
 def confidence_penalty_loss(
@@ -331,6 +334,7 @@ def confidence_penalty_loss(
       >>> js.confidence_penalty_loss(jnp.array([[0.0, 1.0]]), jnp.array([0]))
       Array([1.255], dtype=float32)
     """
+    logits = promote(checks.as_logits(logits))  # 16-bit gradients of two terms are rounded once
     loss = cross_entropy(logits, labels, axis=axis, where=where, ignore_index=ignore_index)
     aligned = align(logits, labels, axis, where, ignore_index)
     penalty = like(beta, loss) * entropy(aligned.logits, where=aligned.where)

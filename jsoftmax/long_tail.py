@@ -84,9 +84,10 @@ def class_balanced_weights(class_counts: ArrayLike, *, beta: ArrayLike = 0.9999)
     rate = like(1 - beta, n)
     log_beta = jnp.log1p(-jnp.minimum(rate, 1 - jnp.finfo(n.dtype).eps))
     effective = jnp.where(rate == 0, n, expm1(n * log_beta) / jnp.where(rate == 0, 1, -rate))
-    weight = jnp.where(n > 0, 1 / jnp.where(n > 0, effective, 1), 0)
+    some = n != 0
+    weight = jnp.where(some, 1 / jnp.where(some, effective, 1), 0)
     total = jnp.sum(weight)
-    return weight * jnp.sum(n > 0, dtype=n.dtype) / jnp.where(total == 0, 1, total)
+    return weight * jnp.sum(some, dtype=n.dtype) / jnp.where(total == 0, 1, total)
 
 
 def _counts(class_counts, z, classes):

@@ -108,7 +108,8 @@ def gce(stats: LogitStats, *, q: ArrayLike = 0.7) -> Array:
         traced.
 
     Returns:
-      `[...]`, float32 or wider, at most 1/q.
+      `[...]`, float32 or wider, at most 1/q. The paper's truncated loss, which gives up on examples
+      with p < k, is `jnp.minimum(gce(stats, q=q), (1 - k**q) / q)`.
 
     Source: Zhang, Sabuncu, "Generalized cross entropy loss", 2018, arXiv:1805.07836, eq. 6.
 

@@ -343,7 +343,8 @@ def ldam(
         raise AssertionError(f"`class_counts`: expected shape (classes,), got {counts.shape}.")
     checks.at_least("class_counts", class_counts, 0)
     n = promote(counts)
-    some = n > 0
+    n = jnp.where(n >= 0, n, jnp.nan)
+    some = n != 0
     rarest = jnp.min(jnp.where(some, n, jnp.inf))
     share = jnp.where(some, rarest / jnp.where(some, n, 1), 1)
     return AngularMargin(m3=like(max_margin, share) * share**0.25, scale=scale)

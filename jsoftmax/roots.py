@@ -27,7 +27,7 @@ def increasing_root(
 
     `evaluate(x)` returns f(x) and the x that Newton's method proposes next. A proposal outside the
     bracket is replaced by its middle. An x is final when |f| is at most `tolerance`, or the
-    proposal no longer differs from x by more than rounding; NaN ends at once.
+    proposal no longer differs from x by more than rounding. Where f is NaN, so is the result.
     """
     eps = jnp.finfo(start.dtype).eps
 
@@ -39,7 +39,8 @@ def increasing_root(
         following = jnp.where(inside, proposal, low + (high - low) / 2)
         moving = (jnp.abs(value) > tolerance) & (jnp.abs(proposal - x) > eps * jnp.abs(x))
         moving &= following != x
-        return jnp.where(moving, following, x), low, high, moving, count + 1
+        x = jnp.where(jnp.isnan(value), value, jnp.where(moving, following, x))
+        return x, low, high, moving, count + 1
 
     def unfinished(state):
         *_, moving, count = state

@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
@@ -46,7 +47,7 @@ def soft_top_k(
       >>> js.soft_top_k(jnp.array([3.0, 1.0, 0.9, -2.0]), 2, temperature=0.5)
       Array([0.9841, 0.5315, 0.4816, 0.0028], dtype=float32)
     """
-    if not isinstance(k, int) or k < 1:
+    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
         raise ValueError(f"`k`: expected an integer of at least 1, got {k!r}.")
     logits = checks.as_logits(logits)
     z = maps.switched_off(logits, axis, where)
@@ -75,20 +76,20 @@ def _shift(d, gap, k, axis):
     x = gap + log k, and at most k for x = -log(C - k).
     """
 
-    chosen = d >= 0
-    more = jnp.sum(chosen, axis, keepdims=True).astype(d.dtype) - k  # of equal logits
+    ahead = d > 0
+    short = k - jnp.sum(ahead, axis, keepdims=True).astype(d.dtype)  # 1 without equal logits
 
     def evaluate(x):
         # By their distance from 0 or 1, so that a k of thousands costs the few between no digits.
         u = d + x
-        distance = jax.nn.sigmoid(jnp.where(chosen, -u, u))
-        excess = jnp.sum(jnp.where(chosen, -distance, distance), axis, keepdims=True) + more
+        distance = jax.nn.sigmoid(jnp.where(ahead, -u, u))
+        excess = jnp.sum(jnp.where(ahead, -distance, distance), axis, keepdims=True) - short
         slope = jnp.sum(distance * (1 - distance), axis, keepdims=True)
         return excess, x - excess / jnp.where(slope > 0, slope, 1)
 
     classes = d.size // max(gap.size, 1)
     low, high = jnp.full_like(gap, -math.log(classes - k)), gap + math.log(k)
-    tolerance = 4 * float(jnp.finfo(d.dtype).eps) * (1 + more)
+    tolerance = 4 * float(jnp.finfo(d.dtype).eps) * short
     return increasing_root(evaluate, low, high, gap / 2, tolerance)
 
 

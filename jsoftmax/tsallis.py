@@ -96,7 +96,7 @@ def _divergence_from_zero(q, log_p, alpha):
     """Return D(q, p) where q or p is 0."""
     beta = alpha - 1
     positive = beta > 0
-    from_p = jnp.where(positive, 1 / jnp.where(positive, alpha * beta, 1), jnp.inf)
     q_alpha = jnp.exp(alpha * jnp.log(jnp.where(q == 0, 1, q)))
     p_alpha = jnp.where(log_p != -jnp.inf, jnp.exp(alpha * finite(log_p)), 0)
-    return jnp.where(q == 0, p_alpha / alpha, q_alpha * from_p)
+    from_q = jnp.where(positive, q_alpha / jnp.where(positive, alpha * beta, 1), jnp.inf)
+    return jnp.where(q == 0, p_alpha / alpha, from_q)

@@ -34,7 +34,9 @@ def kept(function, logits):
 def test_losses_keep_the_logits_only(case, dtype):
     logits = jnp.ones(SHAPE, dtype)
     found = kept(lambda z: case.function(z, LABELS, **case.options).mean(), logits)
-    assert found in ([], [(SHAPE, dtype)])
+    # For p - q of a sparse map its threshold would have to be solved for again: they keep it.
+    own = "float32" if "max" in case.name else dtype
+    assert found in ([], [(SHAPE, own)])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

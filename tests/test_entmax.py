@@ -1,0 +1,287 @@
+"""The maps with a solved threshold and their losses, against sorting, other code and closed forms.
+
+What every map and loss must do stands in the matrices of the other files.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from cases import hard_logits, labels_for
+from numpy.testing import assert_allclose, assert_array_equal
+
+import jsoftmax as js
+
+# Computed with the `entmax` package 1.3 (torch, float64).
+LOGITS = [[1.0, 0.8, -2.0, 0.3], [0.1, 0.0, -0.1, 0.05], [3.0, -1.0, 2.5, 2.6]]
+LABELS = jnp.array([1, 3, 0])
+PROBABILITIES = {
+    2.0: [
+        [0.6, 0.4, 0.0, 0.0],
+        [0.3375, 0.2375, 0.1375, 0.2875],
+        [0.6333333333, 0.0, 0.1333333333, 0.2333333333],
+    ],
+    1.5: [
+        [0.501648008911, 0.369993780748, 0.0, 0.128358210341],
+        [0.294177082090, 0.242438988273, 0.195700894456, 0.267683035181],
+        [0.514313661938, 0.0, 0.218235336486, 0.267451001576],
+    ],
+    1.2: [
+        [0.455003230620, 0.357999794854, 0.001063177181, 0.185933797344],
+        [0.279195995553, 0.244973751029, 0.214192740109, 0.261637513309],
+        [0.464872187230, 6.540600461e-07, 0.250166746349, 0.284960412360],
+    ],
+}
+LOSSES = {
+    2.0: [0.36, 0.3484375, 0.1033333333],
+    1.5: [0.534355311118, 0.634569339281, 0.305091775835],
+    1.2: [0.772987697709, 0.974988162252, 0.551991006041],
+}
+ALPHA_SLOPES = [0.147572288048, 0.040431933413, 0.141869317889]  # of the first column at 1.2
+
+
+@pytest.mark.parametrize("alpha", PROBABILITIES)
+def test_agrees_with_the_entmax_package(alpha):
+    z = jnp.array(LOGITS)
+    p, loss = jax.jit(
+        lambda z: (js.entmax(z, alpha=alpha), js.entmax_loss(z, LABELS, alpha=alpha))
+    )(z)
+    assert_allclose(p, PROBABILITIES[alpha], rtol=3e-6, atol=1e-7)
+    assert_allclose(loss, LOSSES[alpha], rtol=3e-6)
+
+
+def test_derivative_to_alpha_agrees_with_the_entmax_package():
+    alpha = jnp.full((3, 1), 1.2)
+    first = jax.jit(lambda alpha: jnp.sum(js.entmax(jnp.array(LOGITS), alpha=alpha)[:, 0]))
+    slopes = jax.grad(first)(alpha)
+    assert_allclose(slopes[:, 0], ALPHA_SLOPES, rtol=1e-5)
+
+
+# --- maps ---
+
+
+def sorted_sparsemax(z):
+    """Return the map by the algorithm of its paper, in float64."""
+    z = np.asarray(z, np.float64)
+    z = z - z.max(-1, keepdims=True)
+    falling = -np.sort(-z, -1)
+    count = np.arange(1, z.shape[-1] + 1)
+    total = np.cumsum(falling, -1)
+    size = np.sum(1 + count * falling > total, -1, keepdims=True)
+    tau = (np.take_along_axis(total, size - 1, -1) - 1) / size
+    return np.maximum(z - tau, 0)
+
+
+def sorted_entmax15(z):
+    """Return the map by the algorithm of its paper, in float64."""
+    z = np.asarray(z, np.float64)
+    z = (z - z.max(-1, keepdims=True)) / 2
+    falling = -np.sort(-z, -1)
+    count = np.arange(1, z.shape[-1] + 1)
+    mean = np.cumsum(falling, -1) / count
+    square = count * (np.cumsum(falling**2, -1) / count - mean**2)
+    tau = mean - np.sqrt(np.maximum((1 - square) / count, 0))
+    size = np.sum(tau <= falling, -1, keepdims=True)
+    return np.maximum(z - np.take_along_axis(tau, size - 1, -1), 0) ** 2
+
+
+both_maps = jax.jit(lambda z: (js.sparsemax(z), js.entmax15(z)))
+
+
+# From 128 classes on the largest of every 16 are solved first; 143 leaves 15 of them out.
+@pytest.mark.parametrize("classes", [1, 2, 17, 127, 143, 5000])
+def test_newton_finds_what_sorting_finds(classes):
+    rng = np.random.default_rng(classes)
+    rows = [hard_logits(classes), rng.normal(size=(4, classes)) * [[0.01], [0.1], [3.0], [100.0]]]
+    ties = np.round(rng.normal(size=(2, classes)) * 2) / 2
+    close = np.where(np.arange(classes) == classes // 2, 0, -1 + 1e-6)[None]  # a full support, just
+    logits = jnp.asarray(np.concatenate([*rows, ties, np.zeros((1, classes)), close]), jnp.float32)
+    for p, expected in zip(
+        both_maps(logits), (sorted_sparsemax(logits), sorted_entmax15(logits)), strict=True
+    ):
+        assert_allclose(p, expected, rtol=1e-5, atol=3e-7)
+        # Each p is as good as the largest: with all classes at the threshold that adds up.
+        assert_allclose(p.sum(-1), 1, atol=2e-6 + classes * 2.0**-24)
+        assert np.all(np.asarray(p)[expected == 0] <= 1e-7)
+
+
+@pytest.mark.parametrize("offset", [1e6, -1e6, 300.0])
+def test_an_offset_changes_nothing(offset):
+    z = jnp.array([[0.0, 0.25, 0.5, -4.0]])
+    for p, shifted in zip(both_maps(z), both_maps(z + offset), strict=True):
+        assert_array_equal(p, shifted)
+    assert_allclose(both_maps(z + offset)[0], [[1 / 12, 1 / 3, 7 / 12, 0]], rtol=1e-6)
+
+
+def test_logits_of_size_1e30_and_ties():
+    z = jnp.array([[1e30, -1e30, 0.0], [-1e30, 1e30, 1e30], [7.0, 7.0, 7.0]])
+    for p in both_maps(z):
+        assert_allclose(p, [[1, 0, 0], [0, 0.5, 0.5], [1 / 3] * 3], rtol=1e-6)
+
+
+# The sum of p is steepest where a class enters the support, so above 2 it is good to less.
+ORDERS = [-1.0, 0.0, 0.5, 0.999, 1.0, 1 + 1e-6, 1.001, 1.3, 1.5, 2.0, 2.5]
+
+
+@pytest.mark.parametrize("classes", [3, 1000])
+def test_every_alpha_in_one_array(classes):
+    logits = jnp.broadcast_to(hard_logits(classes)[:, None], (8, len(ORDERS), classes))
+    alpha = jnp.array(ORDERS)[:, None]
+    p = jax.jit(lambda alpha: js.entmax(logits, alpha=alpha))(alpha)
+    for i, order in enumerate(ORDERS):
+        expected = oracles.entmax(logits[:, i], alpha=order if order == 1 else float(alpha[i, 0]))
+        assert_allclose(p[:, i], expected, rtol=3e-5, atol=3e-7 if order < 2 else 2e-6)
+    for order, same in [(1.0, js.softmax), (1.5, js.entmax15), (2.0, js.sparsemax)]:
+        assert_allclose(p[:, ORDERS.index(order)], same(logits[:, 0]), rtol=1e-5, atol=3e-7)
+
+
+def test_tempered_softmax_is_its_formula():
+    z = jnp.array([3.0, 0.0, -3.0])
+    for t, p in [(0.5, js.tempered_softmax(z, t=0.5)), (2.0, js.tempered_softmax(z, t=2.0))]:
+        p = oracles.float64(p)
+        inner = (p ** (1 - t) - 1) / (1 - t)  # log_t p = z - λ where p > 0
+        level = (oracles.float64(z) - inner)[p > 0]
+        assert_allclose(level, level[0], atol=2e-5)
+    assert_array_equal(js.tempered_softmax(z, t=1.0), js.softmax(z))
+
+
+@pytest.mark.parametrize("alpha", [0.7, 1.0, 1.3, 1.5, 2.0])
+def test_jacobian(alpha):
+    with jax.enable_x64(True):
+        z = jnp.array([0.7, 0.5, 0.2, -0.1, -3.0])
+        function = jax.jit(partial(js.entmax, alpha=alpha))
+        p, jacobian = function(z), jax.jacobian(function)(z)
+        known = np.asarray(p)
+        g = np.where(known > 0, np.where(known > 0, known, 1) ** (2 - alpha), 0)
+        assert_allclose(jacobian, np.diag(g) - np.outer(g, g) / g.sum(), atol=1e-12)
+        if alpha not in (1.0, 1.5, 2.0):
+            slope = jax.jacfwd(jax.jit(lambda alpha: js.entmax(z, alpha=alpha)))(alpha)
+            surprise, share = known * np.log(np.where(known > 0, known, 1)), g / g.sum()
+            expected = (known - share) / (alpha - 1) ** 2
+            expected -= (surprise - share * surprise.sum()) / (alpha - 1)
+            assert_allclose(slope, expected, atol=1e-12)
+
+
+def test_bad_alpha_and_nan():
+    with pytest.raises(AssertionError, match="alpha"):
+        js.entmax(jnp.zeros((3, 4)), alpha=jnp.ones(3))
+    with pytest.raises(ValueError, match="alpha"):
+        js.entmax_loss(jnp.zeros((3, 4)), jnp.zeros(3, int), alpha=0.0)
+    with pytest.raises(ValueError, match="t1"):
+        js.bi_tempered_loss(jnp.zeros((3, 4)), jnp.zeros(3, int), t1=1.1, t2=1.2)
+    z = jnp.array([[0.0, jnp.nan, 1.0], [0.0, 2.0, jnp.inf], [0.0, 1.0, 2.0]])
+    for alpha in (1.3, 1.5, 2.0):
+        bad = np.isnan(js.entmax(z, alpha=alpha))
+        assert_array_equal(bad, [[True] * 3, [True] * 3, [False] * 3])
+
+
+# --- losses ---
+
+
+@pytest.mark.parametrize("alpha", [1.3, 1.5, 2.0])
+def test_zero_exactly_from_the_margin_on(alpha):
+    margin = 1 / (alpha - 1)
+    lead = jnp.array([margin * 0.75, margin * 1.001, 4.0 * margin, 1e6])
+    z = jnp.stack([lead, jnp.zeros(4), jnp.full(4, -0.5)], -1) + 8.0
+
+    def total(z):
+        loss = js.entmax_loss(z, jnp.zeros(4, int), alpha=alpha)
+        return loss.sum(), loss
+
+    (_, loss), bar = jax.jit(jax.value_and_grad(total, has_aux=True))(z)
+    assert loss[0] > 1e-4
+    assert_array_equal(loss[1:], 0)
+    assert_array_equal(bar[1:], 0)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("alpha", [1.0, 1.3, 1.5, 2.0])
+def test_gradient_is_p_minus_q(alpha, soft):
+    logits, y = hard_logits(10), labels_for(10)
+    q = jax.nn.softmax(hard_logits(10, seed=5)[::-1] / 100) if soft else jax.nn.one_hot(y, 10)
+    labels = q if soft else y
+    bar = jax.jit(jax.grad(lambda z: jnp.sum(js.entmax_loss(z, labels, alpha=alpha))))(logits)
+    expected = oracles.entmax(logits, alpha=alpha) - oracles.float64(q)
+    assert_allclose(bar, expected, rtol=1e-5, atol=5e-7)
+
+
+def test_at_alpha_one_it_is_cross_entropy():
+    logits, labels = hard_logits(10), labels_for(10)
+    same = jax.jit(js.cross_entropy)(logits, labels)
+    for alpha in (1.0, jnp.ones((8, 1))):
+        loss = jax.jit(lambda z, alpha=alpha: js.entmax_loss(z, labels, alpha=alpha))(logits)
+        assert_allclose(loss, same, rtol=5e-6, atol=1e-37)
+
+
+def test_a_distribution_equal_to_p_has_loss_zero():
+    logits = hard_logits(10)
+    for alpha in (1.0, 1.5, 2.0):
+        q = jax.jit(partial(js.entmax, alpha=alpha))(logits)
+        loss = jax.jit(lambda q, alpha=alpha: js.entmax_loss(logits, q, alpha=alpha))(q)
+        assert_allclose(loss, 0, atol=1e-12)
+
+
+def test_bi_tempered_gradient_and_bound():
+    t1, t2 = 0.7, 1.5
+    logits, labels = hard_logits(10), labels_for(10)
+    loss = jax.jit(lambda z: js.bi_tempered_loss(z, labels, t1=t1, t2=t2))
+    bar = jax.jit(jax.grad(lambda z: jnp.sum(loss(z))))(logits)
+    p, q = oracles.tempered_softmax(logits, t=t2), oracles.one_hot(labels, 10)
+    pull = (p - q) * p ** (t2 - t1)
+    escort = p**t2 / (p**t2).sum(-1, keepdims=True)
+    expected = pull - escort * pull.sum(-1, keepdims=True)
+    assert_allclose(bar, expected, rtol=2e-5, atol=5e-7)
+    far = loss(jnp.where(q == 1, -1e30, 1e30 * (q[:, ::-1] == 1)))
+    assert_allclose(far, 1 / (1 - t1), rtol=5e-6)
+
+
+def test_bi_tempered_at_one_is_cross_entropy():
+    logits, labels = hard_logits(10), labels_for(10)
+    one = jnp.ones(())
+    loss = jax.jit(lambda one: js.bi_tempered_loss(logits, labels, t1=one, t2=one))(one)
+    assert_allclose(loss, js.cross_entropy(logits, labels), rtol=5e-6, atol=1e-37)
+    slopes = jax.jit(
+        jax.grad(lambda t1, t2: js.bi_tempered_loss(logits, labels, t1=t1, t2=t2).sum(), (0, 1))
+    )
+    assert np.all(np.isfinite(slopes(one, one)))
+
+
+# --- relaxed top-k ---
+
+
+@pytest.mark.parametrize(
+    ("classes", "k"), [(2, 1), (3, 2), (10, 1), (10, 9), (1000, 3), (1000, 999)]
+)
+def test_soft_top_k(classes, k):
+    logits = jnp.concatenate([hard_logits(classes), jnp.zeros((1, classes))])
+    for temperature in (1.0, 0.01):
+        p = jax.jit(lambda z, t=temperature: js.soft_top_k(z, k, temperature=t))(logits)
+        expected = oracles.soft_top_k(logits, k=k, temperature=temperature)
+        # Logits of size 300 are good to 3e-5, and their differences relative to T.
+        assert_allclose(p, expected, atol=3e-6)
+        assert_allclose(p.sum(-1), k, rtol=1e-6, atol=3e-6)
+
+
+def test_soft_top_k_far_apart_and_cold():
+    z = jnp.array([[1e30, -1e30, 0.0, 1e29], [3.0, 2.0, 1.0, 0.0]])
+    assert_array_equal(js.soft_top_k(z, 2, temperature=1e-3), [[1, 0, 0, 1], [1, 1, 0, 0]])
+    assert_array_equal(js.soft_top_k(z, 4), jnp.ones((2, 4)))
+    where = np.array([True, False, True, False])
+    assert_array_equal(js.soft_top_k(z, 2, where=where), [[1, 0, 1, 0]] * 2)
+    for bad in (0, 1.5, True, None):
+        with pytest.raises(ValueError, match="`k`"):
+            js.soft_top_k(z, bad)
+
+
+def test_soft_top_k_jacobian():
+    with jax.enable_x64(True):
+        z, t = jnp.array([0.7, 0.5, 0.2, -0.1, -3.0]), 0.4
+        p, jacobian = (
+            js.soft_top_k(z, 2, temperature=t),
+            jax.jacobian(lambda z: js.soft_top_k(z, 2, temperature=t))(z),
+        )
+        v = np.asarray(p * (1 - p) / t)
+        assert_allclose(jacobian, np.diag(v) - np.outer(v, v) / v.sum(), atol=1e-12)

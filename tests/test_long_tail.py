@@ -1,0 +1,382 @@
+"""Rare classes: adjusted logits, class weights, and the margin by class, dense and in tiles."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from cases import hard_logits, head, labels_for
+from numpy.testing import assert_allclose, assert_array_equal
+
+import jsoftmax as js
+
+COUNTS = np.array([5000, 1, 40, 1200, 7, 300, 3, 90, 2, 15])
+SHARES = np.array([0.5, 0.125, 0.25, 0.0625, 0.03125, 0.015625, 0.015625])
+
+
+# --- adjusted logits ---
+
+
+def log_prior(counts):
+    counts = np.asarray(counts, np.float64)
+    counts = np.where(counts == 0, counts[counts > 0].min(), counts)
+    return np.log(counts / counts.sum())
+
+
+@jax.jit
+def adjust(logits, counts, tau=1.0):
+    return js.adjust_logits(logits, counts, tau=tau)
+
+
+def adjusted(logits, counts, tau=1.0):
+    return oracles.float64(logits) + tau * log_prior(counts)
+
+
+@pytest.mark.parametrize("tau", [1.0, -1.0, 0.5])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int32"])
+def test_adjusted_logits(dtype, tau):
+    logits = hard_logits(10, dtype)
+    got = adjust(logits, COUNTS, tau)
+    assert got.dtype == ("float32" if dtype == "int32" else dtype)
+    expected = adjusted(logits, COUNTS, tau)
+    # One rounding of the result, and in float32 a few.
+    rtol = {"bfloat16": 2**-8, "float16": 2**-10}.get(dtype, 5e-7)
+    assert_allclose(oracles.float64(got), expected, rtol=rtol, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "float32", "bfloat16", "float16"])
+def test_counts_of_any_dtype_and_shares(dtype):
+    counts = np.array([128, 32, 64, 16, 8, 4, 4])
+    logits = hard_logits(7)
+    expected = adjusted(logits, counts)
+    assert_allclose(adjust(logits, jnp.asarray(counts).astype(dtype)), expected, rtol=1e-6)
+    assert_array_equal(adjust(logits, SHARES), adjust(logits, jnp.asarray(counts, jnp.float32)))
+
+
+def test_counts_beyond_the_integers_of_float32():
+    counts = np.array([2**31 - 1, 2**31 - 1, 2**24 + 1], np.int32)
+    assert_allclose(adjust(jnp.zeros(3), counts), log_prior(counts), rtol=1e-6)
+
+
+def test_the_class_axis():
+    logits = hard_logits(10).reshape(2, 4, 10)
+
+    @partial(jax.jit, static_argnums=1)
+    def along(logits, axis):
+        moved = js.adjust_logits(jnp.moveaxis(logits, -1, axis), COUNTS, axis=axis)
+        return jnp.moveaxis(moved, axis, -1)
+
+    for axis in (-1, 1, -3):
+        assert_allclose(along(logits, axis), adjusted(logits, COUNTS), rtol=5e-7, atol=1e-6)
+
+
+def test_a_class_without_examples_is_as_rare_as_the_rarest():
+    got = adjust(jnp.zeros(5), np.array([10, 0, 2, 3, 0]))
+    assert_allclose(got, np.log(np.array([10, 2, 2, 3, 2]) / 19), rtol=1e-6)
+    assert_allclose(adjust(jnp.zeros(5), np.zeros(5, int)), np.full(5, np.log(0.2)), rtol=1e-6)
+
+
+def test_a_class_that_is_off_stays_off():
+    logits = jnp.array([[1.0, -jnp.inf, 0.0]])
+
+    @jax.jit
+    @jax.value_and_grad
+    def run(z):
+        return js.cross_entropy(js.adjust_logits(z, np.array([3, 2, 1])), jnp.array([0]))[0]
+
+    out, bar = run(logits)
+    p = oracles.softmax(np.array([1 + np.log(3), 0]))
+    assert_allclose(out, -np.log(p[0]), rtol=1e-6)
+    assert_allclose(bar, [[p[0] - 1, 0, p[1]]], rtol=1e-6)
+
+
+def test_cross_entropy_of_adjusted_logits():
+    logits, labels = hard_logits(10), labels_for(10)
+
+    def total(z, tau):
+        losses = js.cross_entropy(js.adjust_logits(z, COUNTS, tau=tau), labels)
+        return jnp.sum(losses), losses
+
+    run = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))
+    for tau in (1.0, 0.3):
+        (_, losses), (bar, bar_tau) = run(logits, tau)
+        q = oracles.one_hot(labels, 10)
+        assert_allclose(losses, oracles.cross_entropy(adjusted(logits, COUNTS, tau), q), rtol=2e-5)
+        expected = oracles.softmax(adjusted(logits, COUNTS, tau)) - q
+        # Logits of size 300 are rounded by 1.5e-5 when something is added to them.
+        assert_allclose(bar, expected, atol=2e-5)
+        assert_allclose(bar[:6], expected[:6], atol=2e-6)
+        assert_allclose(bar_tau, (expected * log_prior(COUNTS)).sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("function", [js.class_balanced_weights, js.ldam], ids=["weights", "ldam"])
+def test_negative_counts(function):
+    def first(counts):
+        out = function(counts)
+        return out.m3 if isinstance(out, js.AngularMargin) else out
+
+    def logits(counts):
+        return js.adjust_logits(jnp.zeros(3), counts)
+
+    counts = jnp.array([3, -1, 2])
+    for called in (first, logits):
+        with pytest.raises(ValueError, match="`class_counts`"):
+            called(counts)
+        assert np.isnan(jax.jit(called)(counts)).all()
+    with pytest.raises(AssertionError, match="`class_counts`"):
+        first(jnp.ones((3, 1)))
+    with pytest.raises(AssertionError, match="`class_counts`"):
+        logits(jnp.ones(2))
+
+
+# --- class weights ---
+
+
+def weights_oracle(counts, beta):
+    n = np.asarray(counts, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        effective = n if beta == 1 else -np.expm1(n * np.log1p(beta - 1)) / (1 - beta)
+        weight = np.where(n > 0, 1 / effective, 0)
+    return weight * (n > 0).sum() / weight.sum()
+
+
+MANY = np.array([1, 2, 3, 10, 99, 1000, 12_345, 10**6, 0])
+traced_weights = jax.jit(lambda counts, beta: js.class_balanced_weights(counts, beta=beta))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.9, 0.99, 0.999, 0.9999, 1 - 1e-7, 1.0])
+def test_class_balanced_weights(beta):
+    counts = jnp.asarray(MANY)
+    got = jax.jit(partial(js.class_balanced_weights, beta=beta))(counts)
+    assert_allclose(got, weights_oracle(MANY, beta), rtol=1e-6)
+    assert_allclose(np.sum(got), 8, rtol=1e-6)
+    # A traced β has been rounded to float32: that of 0.9999 is another one by 1e-8 of its 1e-4.
+    traced = traced_weights(counts.astype(jnp.float32), jnp.float32(beta))
+    assert_allclose(traced, weights_oracle(MANY, float(np.float32(beta))), rtol=1e-6)
+
+
+def test_limits_of_beta():
+    counts = np.array([4, 2, 1, 0])
+    assert_allclose(js.class_balanced_weights(counts, beta=0), [1, 1, 1, 0], rtol=1e-6)
+    by_inverse = np.array([1 / 4, 1 / 2, 1, 0]) * 3 / 1.75
+    assert_allclose(js.class_balanced_weights(counts, beta=1), by_inverse, rtol=1e-6)
+    assert_array_equal(js.class_balanced_weights(np.zeros(3, int)), np.zeros(3))
+    for beta in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="`beta`"):
+            js.class_balanced_weights(counts, beta=beta)
+
+
+def test_gradient_of_beta():
+    counts = jnp.asarray(MANY[:8])
+    slope = jax.jit(jax.jacfwd(traced_weights, 1))
+    for beta in (0.5, 0.9, 0.999):
+        beta = float(np.float32(beta))
+        around = [weights_oracle(counts, beta + step) for step in (1e-6, -1e-6)]
+        got = slope(counts, jnp.float32(beta))
+        assert_allclose(got, (around[0] - around[1]) / 2e-6, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_of_a_loss():
+    logits, labels = hard_logits(10), labels_for(10)
+    weight = js.class_balanced_weights(COUNTS, beta=0.99)
+    got = jax.jit(js.cross_entropy)(logits, labels, class_weight=weight)
+    q = oracles.one_hot(labels, 10)
+    expected = oracles.cross_entropy(logits, q, class_weight=weights_oracle(COUNTS, 0.99))
+    assert_allclose(got, expected, rtol=5e-6)
+
+
+# --- the margin by class ---
+
+N, D, C = 5, 3, 7
+BLOCKS = {"rows": {"row_block": 2, "class_block": 3}, "classes": {"class_block": 3}}
+FEW = np.array([400.0, 1, 16, 0, 81, 3, 1])
+
+
+def ldam_oracle(counts, max_margin=0.5):
+    n = np.asarray(counts, np.float64)
+    rarest = n[n > 0].min()
+    return max_margin * (rarest / np.where(n > 0, n, rarest)) ** 0.25
+
+
+@pytest.mark.parametrize("dtype", ["int32", "bfloat16"])
+def test_margins_of_ldam(dtype):
+    margin = js.ldam(jnp.asarray(FEW, dtype), 0.3, 20.0)
+    assert margin.m3.dtype == jnp.float32
+    assert_allclose(margin.m3, ldam_oracle(FEW, 0.3), rtol=1e-6)
+    assert margin.scale == 20.0
+    assert_allclose(js.ldam(np.array([16, 1, 81])).m3, [0.25, 0.5, 0.5 / 3], rtol=1e-6)
+    assert_array_equal(js.ldam(np.zeros(2)).m3, [0.5, 0.5])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_logits_of_ldam(dtype):
+    x, w, labels = head(dtype, examples=16, size=24, classes=7)
+    logits = jax.jit(lambda x, w, m: js.linear_logits(x, w, labels, margin=js.ldam(FEW, m)))
+    own = {"m3": ldam_oracle(FEW)[labels][:, None], "scale": 30.0}
+    expected = oracles.margin_logits(x, w, labels, **own)
+    assert_allclose(logits(x, w, 0.5), expected, rtol=2e-6, atol=3e-5)
+    # Without labels the margins do not count.
+    assert_allclose(
+        js.linear_logits(x, w, margin=js.ldam(FEW)),
+        js.linear_logits(x, w, margin=js.normface(30.0)),
+        rtol=1e-6,
+    )
+
+
+def by_class(name):
+    """Return a function from traced arrays by class, and a traced number, to a margin."""
+    if name == "ldam":
+        return lambda counts, number: js.ldam(counts, number, scale=8.0)
+    # All four by class, and a traced scale that is not.
+    return lambda m, scale: js.AngularMargin(1 + m / 4, m, m / 2, scale=scale, anneal=m)
+
+
+MARGINS = {
+    "ldam": (np.array([400.0, 1, 16, 2, 81, 3, 9]), 0.5),
+    "all by class": (np.linspace(0.1, 0.6, C), 6.0),
+}
+over_margins = pytest.mark.parametrize("name", MARGINS)
+
+
+def test_logits_with_all_numbers_by_class():
+    x, w, labels = head(examples=16, size=24, classes=C)
+    m, scale = MARGINS["all by class"]
+    margin = by_class("all by class")(jnp.asarray(m, jnp.float32), scale)
+    got = jax.jit(lambda x, w: js.linear_logits(x, w, labels, margin=margin))(x, w)
+    m = oracles.float64(margin.m2)[labels][:, None]
+    own = {"m1": 1 + m / 4, "m2": m, "m3": m / 2, "anneal": m, "scale": scale}
+    assert_allclose(got, oracles.margin_logits(x, w, labels, **own), rtol=2e-6, atol=1e-5)
+
+
+def dense(margin, x, w, labels):
+    return js.cross_entropy(js.linear_logits(x, w, labels, margin=margin), labels)
+
+
+@over_margins
+def test_tiles_agree_with_dense_logits(name):
+    """In value and in all gradients, however it is cut; once in jvp and second derivatives."""
+    x, w, labels = head(examples=N, size=D, classes=C)
+    weights = jnp.array([1.0, 0.5, 2.0, 0.0, 1.5])
+    numbers, number = (jnp.asarray(v, jnp.float32) for v in MARGINS[name])
+    make = by_class(name)
+
+    def at_once(x, w, numbers, number):
+        return js.weighted_mean(dense(make(numbers, number), x, w, labels), weights)
+
+    def in_blocks(x, w, numbers, number, **blocks):
+        options = {"margin": make(numbers, number), "sample_weight": weights, **blocks}
+        return js.linear_cross_entropy(x, w, labels, **options)
+
+    def per_example(x, w, numbers, number):
+        options = {"margin": make(numbers, number), "reduction": None, **BLOCKS["rows"]}
+        return js.weighted_mean(js.linear_cross_entropy(x, w, labels, **options), weights)
+
+    functions = {which: partial(in_blocks, **blocks) for which, blocks in BLOCKS.items()}
+    functions |= {"per example": per_example, "dense": at_once}
+    if name != "ldam":  # compiling is what costs
+        functions = {which: functions[which] for which in ("rows", "dense")}
+
+    def derivatives(which, *at):
+        both = jax.value_and_grad(functions[which], range(4))
+        if name != "ldam" or which not in ("rows", "dense"):
+            return both(*at)
+        along = jax.tree.map(lambda v: 0.25 * jnp.cos(jnp.arange(v.size)).reshape(v.shape), at)
+        return jax.tree.leaves(jax.jvp(both, at, along))  # jvp and second derivatives too
+
+    got = jax.jit(lambda *at: {which: derivatives(which, *at) for which in functions})(
+        x, w, numbers, number
+    )
+    expected = jax.tree.leaves(got.pop("dense"))
+    assert all(np.abs(leaf).max() > 1e-4 for leaf in expected)
+    for which, found in got.items():
+        for i, (leaf, same) in enumerate(zip(jax.tree.leaves(found), expected, strict=False)):
+            atol = 5e-6 * np.abs(same).max()
+            assert_allclose(leaf, same, rtol=2e-5, atol=atol, err_msg=f"{which}, {i}")
+
+
+def test_against_the_oracle_and_statistics():
+    x, w, labels = head(examples=N, size=D, classes=C)
+    own = {"m3": ldam_oracle(FEW)[labels][:, None], "scale": 30.0}
+    logits = oracles.margin_logits(x, w, labels, **own)
+    q = oracles.one_hot(labels, C)
+
+    def run(x, w):
+        options = {"margin": js.ldam(FEW), **BLOCKS["rows"]}
+        mean, stats = js.linear_loss(x, w, labels, return_stats=True, **options)
+        losses = js.linear_loss(x, w, labels, reduction=None, **options)
+        return mean, losses, stats, js.linear_stats(x, w, labels, **options)
+
+    mean, losses, stats, same = jax.jit(run)(x, w)
+    # Logits are 30 cosines, each rounded to 1e-7.
+    close = partial(assert_allclose, rtol=1e-5, atol=1e-5)
+    close(losses, oracles.cross_entropy(logits, q))
+    close(mean, oracles.cross_entropy(logits, q).mean())
+    close(stats.target, (logits * q).sum(-1))
+    close(stats.logsumexp, oracles.logsumexp(logits))
+    jax.tree.map(partial(assert_allclose, rtol=1e-6, atol=1e-6), stats, same)
+
+
+def test_vmap_over_the_largest_margin_and_over_counts():
+    x, w, labels = head(examples=N, size=D, classes=C)
+    stacked = jnp.stack([jnp.asarray(FEW), jnp.asarray(FEW[::-1])])
+
+    def loss(counts, max_margin):
+        return js.linear_loss(x, w, labels, margin=js.ldam(counts, max_margin), **BLOCKS["rows"])
+
+    def at_once(counts, max_margin):
+        return jnp.mean(dense(js.ldam(counts, max_margin), x, w, labels))
+
+    def mapped(f):
+        return jax.vmap(jax.value_and_grad(f, 1))(stacked, jnp.array([0.1, 0.5]))
+
+    got, expected = jax.jit(lambda: (mapped(loss), mapped(at_once)))()
+    jax.tree.map(partial(assert_allclose, rtol=1e-5), got, expected)
+
+
+def test_an_angle_by_class():
+    m2 = np.linspace(0, 0.8, C)
+    x, w, labels = head(examples=N, size=D, classes=C)
+    margin = js.angular_margin(1.0, jnp.asarray(m2, jnp.float32), scale=8.0)
+    logits = jax.jit(lambda x, w: js.linear_logits(x, w, labels, margin=margin))(x, w)
+    own = {"m2": m2[labels][:, None], "scale": 8.0}
+    assert_allclose(logits, oracles.margin_logits(x, w, labels, **own), rtol=2e-6, atol=8e-6)
+    run = jax.value_and_grad(
+        lambda x: js.linear_loss(x, w, labels, margin=margin, **BLOCKS["rows"])
+    )
+    at_once = jax.value_and_grad(lambda x: jnp.mean(dense(margin, x, w, labels)))
+    got, expected = jax.jit(lambda x: (run(x), at_once(x)))(x)
+    jax.tree.map(partial(assert_allclose, rtol=1e-5, atol=1e-6), got, expected)
+
+
+def test_a_bad_label_is_nan_in_its_own_row():
+    x, w, labels = head(examples=N, size=D, classes=C)
+    bad = np.where(np.arange(N) == 1, C, np.where(np.arange(N) == 3, -1, labels))
+    options = {"margin": js.ldam(FEW), **BLOCKS["rows"]}
+
+    def losses(x):
+        return js.linear_loss(x, w, bad, reduction=None, **options)
+
+    def mean(x):
+        return js.linear_loss(x, w, bad, **options)
+
+    out, bar = jax.jit(lambda x: (losses(x), jax.grad(mean)(x)))(x)
+    rows = np.isin(np.arange(N), [1, 3])
+    assert_array_equal(np.isnan(out), rows)
+    assert_array_equal(np.isnan(bar).any(-1), rows)
+    kept = jax.jit(partial(js.linear_loss, ignore_index=-1, **options))
+    good = np.where(rows, -1, labels)
+    assert_allclose(kept(x, w, good), np.mean(np.asarray(out)[~rows]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("field", ["m1", "m2", "m3", "anneal", "scale"])
+def test_wrong_shapes(field):
+    x, w, labels = head(examples=N, size=D, classes=C)
+    # A scale by class would change the logits of the other classes too.
+    shapes = [(C,), (1,)] if field == "scale" else [(C + 1,), (1,), (N, 1), (C, 1)]
+    for shape in shapes:
+        margin = js.AngularMargin(**{field: jnp.ones(shape)})
+        for evaluate in (js.linear_loss, js.linear_logits, js.linear_stats):
+            with pytest.raises(AssertionError, match=rf"`margin\.{field}`"):
+                evaluate(x, w, labels, margin=margin)
