@@ -17,6 +17,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jsoftmax import checks, maps
@@ -186,13 +187,13 @@ def _power_map_jvp(power, primals, tangents):
     # dp_i = g_i (dz_i - sum_j g_j dz_j / sum_j g_j) with g = p^(2 - α) on the support, 0 elsewhere.
     (d,), (dd,) = primals, tangents
     p = power_map(d, power)
-    g = jnp.sign(p) if power == 1 else root(p)
+    g = jnp.sign(p) if power == 1 else safe_sqrt(p)
     total = jnp.sum(g, -1, keepdims=True)
     mean = jnp.sum(g * dd, -1, keepdims=True) / jnp.where(total == 0, 1, total)
     return p, g * (dd - mean)
 
 
-def root(p: Array) -> Array:
+def safe_sqrt(p: Array) -> Array:
     """Return the square root of p >= 0, with derivative 0 at 0."""
     return jnp.where(p <= 0, 0, jnp.sqrt(jnp.where(p <= 0, 1, p)))
 
@@ -218,8 +219,8 @@ def _evaluate_square(d, u):
     zero = 0 * u
     square = jnp.sum(jnp.square(jnp.maximum(d, -twice) + twice), -1, keepdims=True) / 4
     one = zero + 1
-    root = jnp.sum(jnp.maximum(d * one + twice * one, zero), -1, keepdims=True) / 2
-    return square - 1, u - (square - jnp.sqrt(square)) / jnp.where(root > 0, root, 1)
+    roots = jnp.sum(jnp.maximum(d * one + twice * one, zero), -1, keepdims=True) / 2
+    return square - 1, u - (square - jnp.sqrt(square)) / jnp.where(roots > 0, roots, 1)
 
 
 # --- any α, on centred logits [..., classes] and α [..., 1] ---
@@ -254,18 +255,21 @@ def log_entmax(d: Array, alpha: Array) -> Array:
     return m + inverse_box_cox(d * jnp.exp(-beta * m), beta)
 
 
-@log_entmax.defjvp
+@partial(log_entmax.defjvp, symbolic_zeros=True)
 def _log_entmax_jvp(primals, tangents):
     # With l = log p on the support, p^β = 1 + β (z - λ) gives at constant λ
     #   dl/dz = p^-β        dl/dβ = -l² φ₂(-β l)        φ₂(y) = (e^y - 1 - y) / y²
     # and dλ keeps the sum of p constant: with g = p^(1-β), and r = dl/dβ dβ,
     #   dλ = sum_j (g_j dz_j + p_j r_j) / sum_j g_j        dl_i = p_i^-β (dz_i - dλ) + r_i
     (d, alpha), (dd, d_alpha) = primals, tangents
+    dd = jnp.zeros_like(d) if isinstance(dd, SymbolicZero) else dd
     log_p = log_entmax(d, alpha)
     on, known = log_p != -jnp.inf, finite(log_p)
     slope = jnp.where(on, jnp.exp((1 - alpha) * known), 0)
     p = jnp.where(on, jnp.exp(known), 0)
-    r = -known * known * phi2((1 - alpha) * known) * d_alpha
+    r = jnp.zeros_like(d)
+    if not isinstance(d_alpha, SymbolicZero):
+        r = -known * known * phi2((1 - alpha) * known) * d_alpha
     g = p * slope
     total = jnp.sum(g, -1, keepdims=True)
     d_lambda = jnp.sum(g * dd + p * r, -1, keepdims=True) / jnp.where(total == 0, 1, total)

@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax import checks, maps
 from jsoftmax.alignment import align, per_example
-from jsoftmax.entmax import broadcast_alpha, log_entmax, power_map, root
+from jsoftmax.entmax import broadcast_alpha, log_entmax, power_map, safe_sqrt
 from jsoftmax.numerics import times
 from jsoftmax.rest import SparseLabels
 from jsoftmax.tsallis import box_cox, divergence, negative_entropy
@@ -244,5 +244,5 @@ def _power_divergence(q, p, power):
     """Return `divergence` for β = 1 and 1/2, as polynomials of p and of its root."""
     if power == 1:
         return jnp.square(q - p) / 2
-    root_q, root_p = root(q), root(p)
+    root_q, root_p = safe_sqrt(q), safe_sqrt(p)
     return jnp.square(root_q - root_p) * (2 * root_q + root_p) * (2 / 3)
