@@ -1,7 +1,8 @@
 r"""Losses that compare the softmax of logits with a whole distribution, and its entropy.
 
 They look at every class, not only at the true one, so they are no functions of `LogitStats`. Each
-is written such that a sure model, or one that agrees with the target, costs it no digits.
+is written such that a sure model, or one that agrees with the target, costs it no digits. The
+checkpoints make that cost no memory: for the backward pass they keep what was given, and no more.
 """
 
 import jax
@@ -97,8 +98,13 @@ def js_divergence(
       Array(0.3654, dtype=float32)
     """
     logits, q, _, where, _ = _aligned(logits, target_probs, axis, where)
-    d, _ = maps.centred(logits, -1, where)
-    return _jensen_shannon(d, like(q, d))
+
+    @jax.checkpoint
+    def divergence(logits, q):
+        d, _ = maps.centred(logits, -1, where)
+        return _jensen_shannon(d, like(q, d))
+
+    return divergence(logits, q)
 
 
 @jax.custom_jvp
@@ -184,17 +190,23 @@ def distillation_loss(
     z = checks.as_logits(student_logits, "student_logits")
     t = checks.as_logits(teacher_logits, "teacher_logits")
     checks.shape("teacher_logits", t, z.shape, "one logit for every one of the student")
-    z = promote(z)
-    t = lax.stop_gradient(like(t, z))
-    log_p, log_q = (maps.log_softmax(x, axis, where=where, temperature=temperature) for x in (z, t))
-    q, p = jnp.exp(log_q), jnp.exp(log_p)
-    delta, both = _log_ratio(z, t, log_p, log_q, axis, temperature)
-    # q log(q / p) - q + p: every term is positive, and the sum is the same.
-    close = q * expm2(jnp.minimum(delta, 1))
-    terms = jnp.where(delta > 1, p - q - q * delta, close)
-    terms = jnp.where(both, terms, jnp.where(log_q == -jnp.inf, p, jnp.inf))
-    squared = jnp.square(like(temperature, log_p))
-    return jnp.sum(squared * terms, axis)
+
+    @jax.checkpoint
+    def softened_kl(z, t):
+        z = promote(z)
+        t = lax.stop_gradient(like(t, z))
+        log_p, log_q = (
+            maps.log_softmax(x, axis, where=where, temperature=temperature) for x in (z, t)
+        )
+        q, p = jnp.exp(log_q), jnp.exp(log_p)
+        delta, both = _log_ratio(z, t, log_p, log_q, axis, temperature)
+        # q log(q / p) - q + p: every term is positive, and the sum is the same.
+        close = q * expm2(jnp.minimum(delta, 1))
+        terms = jnp.where(delta > 1, p - q - q * delta, close)
+        terms = jnp.where(both, terms, jnp.where(log_q == -jnp.inf, p, jnp.inf))
+        return jnp.sum(jnp.square(like(temperature, log_p)) * terms, axis)
+
+    return softened_kl(z, t)
 
 
 def _log_ratio(z, t, log_p, log_q, axis, temperature):
@@ -248,7 +260,11 @@ def brier_loss(
       >>> js.brier_loss(jnp.array([[0.0, 1.0], [9.0, 0.0]]), jnp.array([0, 0]))
       Array([1.0689, 0.    ], dtype=float32)
     """
-    aligned = align(logits, labels, axis, where, ignore_index)
+    return _squared_distance(align(logits, labels, axis, where, ignore_index))
+
+
+@jax.checkpoint
+def _squared_distance(aligned):
     z, q = aligned.whole()
     z = checks.switch_off(z, aligned.where)
     # The largest probability is 1 - rest, and the others are shares w of the rest: the difference
@@ -286,7 +302,7 @@ def entropy(logits: ArrayLike, *, axis: int = -1, where: ArrayLike | None = None
     """
     logits = checks.as_logits(logits)
     z = jnp.moveaxis(checks.switch_off(logits, where), checks.has_axis("logits", logits, axis), -1)
-    return _entropy(maps.centred(z, -1, None)[0])
+    return jax.checkpoint(lambda z: _entropy(maps.centred(z, -1, None)[0]))(z)
 
 
 @jax.custom_jvp
@@ -334,11 +350,16 @@ def confidence_penalty_loss(
       >>> js.confidence_penalty_loss(jnp.array([[0.0, 1.0]]), jnp.array([0]))
       Array([1.255], dtype=float32)
     """
-    logits = promote(checks.as_logits(logits))  # 16-bit gradients of two terms are rounded once
-    loss = cross_entropy(logits, labels, axis=axis, where=where, ignore_index=ignore_index)
-    aligned = align(logits, labels, axis, where, ignore_index)
-    penalty = like(beta, loss) * entropy(aligned.logits, where=aligned.where)
-    return loss - jnp.where(aligned.ignored, 0, penalty)
+
+    @jax.checkpoint
+    def penalised(logits):
+        z = promote(checks.as_logits(logits))  # 16-bit gradients of two terms are rounded once
+        loss = cross_entropy(z, labels, axis=axis, where=where, ignore_index=ignore_index)
+        aligned = align(z, labels, axis, where, ignore_index)
+        penalty = like(beta, loss) * entropy(aligned.logits, where=aligned.where)
+        return loss - jnp.where(aligned.ignored, 0, penalty)
+
+    return penalised(logits)
 
 
 def _aligned(logits, target_probs, axis, where):

@@ -187,7 +187,9 @@ def bi_tempered_loss(
         2 - broadcast_alpha(per_example(name, t, z, axis), top)
         for name, t in (("t1", t1), ("t2", t2))
     )
-    losses = jnp.sum(divergence(q, log_entmax(d, alpha2), alpha1), -1)
+    # The checkpoint keeps log p and q, and not the dozen arrays between them and the divergence.
+    log_p = log_entmax(d, alpha2)
+    losses = jnp.sum(jax.checkpoint(divergence)(q, log_p, alpha1), -1)
     return jnp.where(aligned.ignored, 0, losses)
 
 
