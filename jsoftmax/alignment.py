@@ -27,7 +27,7 @@ class Aligned(NamedTuple):
         """Return logits and labels as a distribution `[..., classes]`, in float32 or wider.
 
         For losses that compare whole distributions; those of one class never make one. Examples
-        with a label that names no class get NaN logits, and so a NaN loss and gradient.
+        with a label that names no class become NaN, and so their loss and gradient.
         """
         z = promote(self.logits)
         if checks.is_distribution(self.labels):
@@ -42,7 +42,8 @@ class Aligned(NamedTuple):
             none = jnp.zeros((lists[0].shape[0], classes), z.dtype)
             q = add_at_labels(none, jnp.arange(classes, dtype=kept.dtype), *lists).reshape(z.shape)
             valid = jnp.all(valid, -1)
-        return z + jnp.where(valid, 0, like(jnp.nan, z))[..., None], q
+        bad = jnp.where(valid, 0, like(jnp.nan, z))[..., None]
+        return z + bad, q + bad
 
 
 def align(
@@ -109,5 +110,6 @@ def from_top(z: Array, where: Array | None) -> tuple[LogitStats, Array, Array]:
     """
     top = jnp.argmax(z, -1)
     stats, shift = centred_stats(z, top, where)
-    below = finite(stats.target + shift)[..., None] - z
+    off = z == -jnp.inf  # which has no gradient
+    below = jnp.where(off, jnp.inf, finite(stats.target + shift)[..., None] - jnp.where(off, 0, z))
     return stats, shift, jnp.where(is_label(z, top), 0, below)
