@@ -321,7 +321,8 @@ def fit_temperature(
 
     def evaluate(b):
         distance, variance = expected(b)
-        excess = jnp.log(distance / observed)
+        same = distance == observed  # both may be 0
+        excess = jnp.where(same, 0, jnp.log(distance / jnp.where(same, 1, observed)))
         return -excess, b + excess * distance / variance
 
     least, most = like(1 / _RANGE, observed), like(_RANGE, observed)

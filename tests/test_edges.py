@@ -31,14 +31,14 @@ BOUNDED = {"gce": 1 / 0.7, "mae": 2.0, "brier": 1.0, "bi_tempered": 1 / (1.2 * 0
 CONTINUOUS_MAPS = [case for case in [*MAPS, *GUMBEL] if "num_samples" not in case.options]
 
 
-def value_and_grad(function, logits):
+def value_and_grad(function, logits, nans=True):
     """Return the values and the gradient of their sum, compiled, with no NaN on the way."""
 
     def total(z):
         out = function(z)
         return jnp.sum(jnp.where(jnp.isfinite(out), out, 0)), out
 
-    with jax.debug_nans(True):
+    with jax.debug_nans(nans):
         (_, out), bar = jax.jit(jax.value_and_grad(total, has_aux=True))(logits)
         return np.asarray(out), np.asarray(bar.astype(jnp.float32))
 
@@ -145,18 +145,11 @@ def test_loss_without_a_class(case, how):
     labels = jnp.where(jnp.arange(8) % 2 == 0, CLASSES - 1, 0)
     off = jnp.where(where, logits, {"-inf": -jnp.inf, "where": 1e30}.get(how, jnp.nan))
     options = case.options | ({} if how == "-inf" else {"where": where})
-    with jax.debug_nans(False):
-        out, bar = jax.jit(
-            lambda z: (
-                case.function(z, labels, **options),
-                jax.grad(lambda z: jnp.sum(case.function(z, labels, **options)))(z),
-            )
-        )(off)
-    if how != "where over NaN":
-        value_and_grad(lambda z: case.function(z, labels, **options), off)
+    nans = how == "where over NaN"  # the search for NaN would find those of the input
+    out, bar = value_and_grad(lambda z: case.function(z, labels, **options), off, nans=not nans)
     expected = case.oracle(logits, oracles.one_hot(labels, CLASSES), where=where, **case.options)
     assert_allclose(out, expected, rtol=5e-5, atol=1e-37 if case in UNSMOOTHED else 3e-5)
-    assert_array_equal(np.asarray(bar)[~where], 0)
+    assert_array_equal(bar[~where], 0)
     assert np.all(np.isfinite(bar))
 
 
@@ -230,27 +223,27 @@ def test_a_single_class_has_loss_zero():
 # --- labels ---
 
 
-@pytest.mark.parametrize("bad", [-1, CLASSES, 10**6, -(2**31)])
 @over(FORMULAS)
-def test_label_outside_is_nan_in_its_own_row_only(case, bad):
+def test_label_outside_is_nan_in_its_own_row_only(case):
     logits = hard_logits(CLASSES)
     good = labels_for(CLASSES)
+    bad = jnp.array([-1, CLASSES, 10**6, -(2**31)])
 
     def total(z, labels):
         out = case.function(z, labels, **case.options)
         return jnp.sum(out), out
 
     run = jax.jit(jax.value_and_grad(total, has_aux=True))
-    (_, out), bar = run(logits, good.at[3].set(bad))
+    (_, out), bar = run(logits, good.at[1:5].set(bad))
     (_, expected), expected_bar = run(logits, good)
-    row = np.arange(8) == 3
+    row = (np.arange(8) >= 1) & (np.arange(8) < 5)
     assert np.all(np.isnan(out[row]))
     assert np.all(np.isnan(bar[row]))
     assert_array_equal(out[~row], expected[~row])
     assert_array_equal(bar[~row], expected_bar[~row])
 
 
-@pytest.mark.parametrize("ignored", [-100, 255, 2])
+@pytest.mark.parametrize("ignored", [-100, 2])
 @over(WITHOUT_WEIGHT)
 def test_ignored_examples(case, ignored):
     labels = jnp.array([0, 1, ignored, 3, 4, 0, ignored, 3])

@@ -22,8 +22,8 @@ WEIGHTS = np.array([1.0, 0.5, 2.0, 0.0, 1.5], np.float32)
 # Neither divides anything: the last block of rows overlaps, the last block of classes is smaller.
 BLOCKS = {"rows": {"row_block": 2, "class_block": 3}, "classes": {"class_block": 3}}
 PLAIN = Case("no margin", None, None)
-# The others differ from these in their numbers only.
-THOROUGHLY = ("no margin", "l_softmax, anneal", "arcface")
+# The others differ from these in their numbers only; without a margin, see test_linear_loss.py.
+THOROUGHLY = ("l_softmax, anneal", "arcface")
 
 
 def logits_oracle(case, x, w, labels):
