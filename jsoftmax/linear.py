@@ -189,12 +189,17 @@ def linear_loss(
 
     Example:
       >>> x, w, y = jnp.ones((4, 2)), jnp.eye(3, 2), jnp.array([0, 1, 2, -1])
-      >>> js.linear_loss(x, w, y, js.focal, margin=js.cosface(scale=8.0), ignore_index=-1)
+      >>> margin = js.cosface(scale=8.0)
+      >>> @jax.jit
+      ... def face_loss(x, w):
+      ...     return js.linear_loss(x, w, y, js.focal, margin=margin, ignore_index=-1)
+      >>> face_loss(x, w)
       Array(4.7458, dtype=float32)
 
       A training step that logs accuracy and log Z, which come from the same pass:
 
-      >>> def loss_fn(w):
+      >>> @jax.jit
+      ... def loss_fn(w):
       ...     return js.linear_loss(x, w, y, ignore_index=-1, return_stats=True)
       >>> (loss, stats), dw = jax.value_and_grad(loss_fn, has_aux=True)(w)
       >>> stats.correct.mean(), stats.logsumexp
@@ -257,7 +262,7 @@ def linear_cross_entropy(
 
     Example:
       >>> x, w = jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.eye(3, 2)
-      >>> js.linear_cross_entropy(x, w, jnp.array([0, 1]), label_smoothing=0.1)
+      >>> jax.jit(js.linear_cross_entropy)(x, w, jnp.array([0, 1]), label_smoothing=0.1)
       Array(0.4955, dtype=float32)
     """
     return linear_loss(
