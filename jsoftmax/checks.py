@@ -67,6 +67,11 @@ def broadcasts(name: str, x: Array, expected: tuple[int, ...], meaning: str) -> 
     )
 
 
+def by_example(name: str, value: ArrayLike, expected: tuple[int, ...]) -> None:
+    """Raise unless a hyper-parameter broadcasts to the logits of one class, of that shape."""
+    broadcasts(name, jnp.asarray(value), expected, "what broadcasts to logits of one class")
+
+
 def _message(name, got, expected, meaning):
     return f"`{name}`: {meaning}: expected shape {expected}, got {got}"
 

@@ -351,7 +351,7 @@ def _counted(logits, axis, where):
 
 def _not_negative(name, value, one):
     checks.at_least(name, value, 0)
-    checks.broadcasts(name, jnp.asarray(value), one.shape, "what broadcasts to logits of one class")
+    checks.by_example(name, value, one.shape)
 
 
 def _with_size(logits, axis, where):

@@ -111,10 +111,10 @@ def entmax(
       >>> jax.grad(lambda alpha: js.entmax(z, alpha=alpha)[0])(jnp.ones(()))
       Array(0.1249, dtype=float32)
     """
-    logits = checks.as_logits(logits)
-    d, top = maps.centred(logits, axis, where)
     if is_known(alpha, 1):
         return maps.softmax(logits, axis, where=where)
+    logits = checks.as_logits(logits)
+    d, top = maps.centred(logits, axis, where)
     rows = maps.classes_last(d, axis)
     if is_known(alpha, 2) or is_known(alpha, 1.5):
         p = power_map(rows, 1 if is_known(alpha, 2) else 2)
@@ -162,7 +162,7 @@ def tempered_softmax(
 def broadcast_alpha(alpha: ArrayLike, top: Array) -> Array:
     """Return α in the shape of logits of one class."""
     alpha = like(alpha, top)
-    checks.broadcasts("alpha", alpha, top.shape, "what broadcasts to logits of one class")
+    checks.by_example("alpha", alpha, top.shape)
     return jnp.broadcast_to(alpha, top.shape)
 
 
@@ -279,8 +279,8 @@ def _log_entmax_jvp(primals, tangents):
 def _root_from_few(evaluate: Callable, d: Array, low: Array, high: Array) -> Array:
     """Solve for the largest of every 16 classes, and from there for all.
 
-    Fewer classes have a smaller sum, so theirs is an upper bound, and as a rule a close one: all
-    classes are then left with two or three steps instead of eight.
+    Fewer classes have a smaller sum, so theirs is an upper bound, and as a rule a close one: for
+    normal logits of 32,000 classes two to four steps over all of them are left of eight.
     """
     tolerance = 4 * float(jnp.finfo(d.dtype).eps)
     start, groups = high, d.shape[-1] // 16

@@ -270,12 +270,7 @@ def relative(z: Array, reference: Array, temperature: ArrayLike) -> Array:
     if is_known(temperature, 1):
         return d
     checks.at_least("temperature", temperature, 0, strict=True)
-    checks.broadcasts(
-        "temperature",
-        jnp.asarray(temperature),
-        reference.shape,
-        "what broadcasts to logits of one class",
-    )
+    checks.by_example("temperature", temperature, reference.shape)
     on = d != -jnp.inf  # the derivative of -inf / T is NaN
     return jnp.where(on, jnp.where(on, d, 0) / like(temperature, d), -jnp.inf)
 
@@ -348,8 +343,6 @@ def _logsumexp_jvp(axis, primals, tangents):
 def _log_odds_against(sink, d, top, axis, temperature):
     """Return `log(sum_j exp(z_j / T)) - b / T`: the classes against the sink."""
     total = jnp.where(top == -jnp.inf, -jnp.inf, _logsumexp(d, axis))
-    checks.broadcasts(
-        "sink", jnp.asarray(sink), total.shape, "what broadcasts to logits of one class"
-    )
+    checks.by_example("sink", sink, total.shape)
     b = (like(sink, d) - finite(top)) / like(temperature, d)
     return total - jnp.where(total == -jnp.inf, 0, b)  # -inf - -inf would be NaN

@@ -75,7 +75,6 @@ def _shift(d, gap, k, axis):
     The k-th largest of d is 0 and the next one is -gap. So the sum is at least k for
     x = gap + log k, and at most k for x = -log(C - k).
     """
-
     ahead = d > 0
     short = k - jnp.sum(ahead, axis, keepdims=True).astype(d.dtype)  # 1 without equal logits
 
