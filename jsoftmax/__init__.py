@@ -72,7 +72,9 @@ from jsoftmax.margins import (
     normface,
 )
 from jsoftmax.metrics import perplexity, top_k_accuracy
+from jsoftmax.parallel import sharded_linear_loss
 from jsoftmax.rest import SparseLabels
+from jsoftmax.sampling import ClassSample, sample_classes
 from jsoftmax.stats import LogitStats, logit_stats
 from jsoftmax.top_k import soft_top_k
 
@@ -104,6 +106,10 @@ __all__ = [
     "linear_logits",
     "linear_loss",
     "linear_stats",
+    # the same over a mesh, and with a sample of the classes
+    "ClassSample",
+    "sample_classes",
+    "sharded_linear_loss",
     # a margin on the true class
     "AngularMargin",
     "a_softmax",

@@ -31,7 +31,7 @@ from jax import Array, lax
 
 from jsoftmax import checks
 
-__all__ = ["Tiles", "add_at", "cut", "in_blocks", "overlapping", "put_at", "tiles_for"]
+__all__ = ["Tiles", "add_at", "cut", "in_blocks", "overlapping", "tiles_for", "whole"]
 
 _SMALL = 1 << 19
 
@@ -119,20 +119,26 @@ def cut(tree: Any, start: Any, size: int) -> Any:
 
 def add_at(total: Array, start: Any, added: Array) -> Array:
     """Add to the entries from `start` on, in place."""
-    return put_at(total, start, cut(total, start, added.shape[0]) + added)
-
-
-def put_at(whole: Array, start: Any, part: Array) -> Array:
-    """Replace the entries from `start` on, in place."""
-    if part.shape == whole.shape:
-        return part
-    return lax.dynamic_update_slice_in_dim(whole, part, start, 0)
+    if added.shape == total.shape:
+        return total + added
+    added = cut(total, start, added.shape[0]) + added
+    return lax.dynamic_update_slice_in_dim(total, added, start, 0)
 
 
 def overlapping(start: Any, size: int, whole: int) -> tuple[Any, Array]:
     """Move a block that would reach beyond the end back, and say which entries are new in it."""
     moved = jnp.minimum(start, whole - size)
     return moved, moved + jnp.arange(size) >= start
+
+
+def whole(stack: Array, size: int) -> Array:
+    """Join blocks `[blocks, block, ...]` of which the last one was moved back to end at `size`."""
+    blocks, block = stack.shape[:2]
+    joined = stack.reshape(blocks * block, *stack.shape[2:])
+    if blocks * block == size:
+        return joined
+    before = (blocks - 1) * block
+    return jnp.concatenate([joined[:before], joined[before + blocks * block - size :]])
 
 
 # On a CPU, XLA turns slices of bfloat16 into slices of a float32 copy of the whole array, and moves

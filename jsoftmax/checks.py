@@ -7,6 +7,7 @@ looking for it.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +15,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.experimental import checkify
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from jsoftmax.numerics import promote
@@ -74,6 +76,25 @@ def by_example(name: str, value: ArrayLike, expected: tuple[int, ...]) -> None:
 
 def _message(name, got, expected, meaning):
     return f"`{name}`: {meaning}: expected shape {expected}, got {got}"
+
+
+def mesh_devices(name: str, axis: str | tuple[str, ...] | None, mesh: Mesh) -> int:
+    """Return over how many devices of a mesh an axis, or several, goes."""
+    axes = (axis,) if isinstance(axis, str) else axis or ()
+    if unknown := [each for each in axes if each not in mesh.shape]:
+        raise ValueError(f"`{name}`: expected axes of the mesh, {mesh.axis_names}, got {unknown}.")
+    return math.prod(mesh.shape[each] for each in axes)
+
+
+def bound_axis(name: str, axis: str | tuple[str, ...] | None) -> None:
+    """Raise unless mesh axes are those of a surrounding `shard_map`, or the name of a `vmap`."""
+    try:
+        _ = axis is None or lax.axis_size(axis)
+    except NameError as unbound:
+        raise NameError(
+            f"`{name}`: expected a mesh axis of the surrounding jax.shard_map, got {axis!r}, which "
+            "is none here. For global arrays use sharded_linear_loss."
+        ) from unbound
 
 
 def has_axis(name: str, x: Array, axis: int) -> int:

@@ -19,8 +19,10 @@ from jsoftmax.margins import AngularMargin
 from jsoftmax.numerics import like, promote, times
 from jsoftmax.products import sum_dtype
 from jsoftmax.rest import SparseLabels
+from jsoftmax.row_block import Head, Labels, Plan, Rows, only
+from jsoftmax.spread import Axis, all_classes, at_owner, over_devices, zero_like
 from jsoftmax.stats import LogitStats, absolute
-from jsoftmax.tiles import Head, Labels, Plan, Rows, stats_of_rows, sum_and_gradients
+from jsoftmax.tiles import stats_of_rows, sum_and_gradients
 
 __all__ = ["Arguments", "checked_head", "evaluate"]
 
@@ -40,15 +42,20 @@ def evaluate(
     ignore_index,
     reduction,
     return_stats,
+    class_axis,
+    batch_axis,
     row_block,
     class_block,
 ):
     """Evaluate a loss of (stats - shift, shift) on a linear head."""
     if reduction not in ("mean", "sum", None):
         raise ValueError(f'`reduction`: expected "mean", "sum" or None, got {reduction!r}.')
-    head = Arguments.of(features, weight, labels, bias, softcap, margin, where, ignore_index)
+    checks.bound_axis("batch_axis", batch_axis)
+    head = Arguments.of(
+        features, weight, labels, bias, softcap, margin, where, class_axis, ignore_index
+    )
     head, weights = head.weighted(sample_weight, class_weight)
-    loss, closed, needs_mean = _converted(loss, weights.dtype)
+    loss, closed, needs_mean = _converted(loss, head, weights)
     mean = needs_mean or return_stats
     plan, rest = head.plan(loss, closed, row_block, class_block, mean=mean)
     if reduction is None:
@@ -58,9 +65,10 @@ def evaluate(
         stats = absolute(stats, shift)
     else:
         if reduction == "mean":
-            count = jnp.sum(weights)
+            count = over_devices(jnp.sum(weights), batch_axis)
             weights = jnp.where(count == 0, 0, weights / jnp.where(count == 0, 1, count))
         result, (_, stats) = _weighted_sum(plan, head.labels, head.rows(weights), rest)
+        result = over_devices(result, batch_axis)
     if not return_stats:
         return result
     return result, jax.tree.map(jax.lax.stop_gradient, head.unflatten(stats))
@@ -79,11 +87,23 @@ def _weighted_sum_jvp(plan, primals, tangents):
     labels, rows, head = primals
     wanted = jax.tree.map(lambda t: not isinstance(t, SymbolicZero), tangents[1:])
     total, evaluation, gradients = _sealed(plan, wanted, labels, rows, head)
-    d_total = jnp.zeros_like(total)
-    moving = jax.tree.map(lambda yes, t: t if yes else None, wanted, tangents[1:])
-    for gradient, tangent in zip(*map(jax.tree.leaves, (gradients, moving)), strict=True):
-        d_total += jnp.sum(gradient * tangent.astype(gradient.dtype)).astype(d_total.dtype)
+    moving = only(wanted, tangents[1:])
+    spread = [(rows.features, head.weight, head.bias) for rows, head in (gradients, moving)]
+    shared = [
+        (rows._replace(features=None), head._replace(weight=None, bias=None))
+        for rows, head in (gradients, moving)
+    ]
+    # The transpose of the sum over devices sums the gradient of the features, if these are the same
+    # on all of them.
+    d_total = over_devices(_inner(spread, total.dtype), plan.axis) + _inner(shared, total.dtype)
     return (total, evaluation), (d_total, jax.tree.map(jnp.zeros_like, evaluation))
+
+
+def _inner(pair, dtype):
+    total = jnp.zeros((), dtype)
+    for g, t in zip(*map(jax.tree.leaves, pair), strict=True):
+        total += jnp.sum(g * t.astype(g.dtype)).astype(dtype)
+    return total
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -113,10 +133,14 @@ class Arguments(NamedTuple):
     probs: Array | None
     ignored: Array | bool
     shape: tuple[int, ...]
+    axis: Axis
 
     @classmethod
-    def of(cls, features, weight, labels, bias, softcap, margin, where, ignore_index=None):
+    def of(
+        cls, features, weight, labels, bias, softcap, margin, where, class_axis, ignore_index=None
+    ):
         """Check the arguments; what is ignored becomes label 0 and features 0."""
+        checks.bound_axis("class_axis", class_axis)
         features, weight, bias, softcap = checked_head(features, weight, bias, softcap)
         shape, classes = features.shape[:-1], weight.shape[0]
         features = features.reshape(-1, features.shape[-1])
@@ -149,9 +173,9 @@ class Arguments(NamedTuple):
                 indices = jnp.where(ignored, 0, indices)
                 features = jnp.where(ignored[:, None], 0, features)
         margin = scores.checked_margin(margin, classes)
-        checks.values(None, indices, classes)
-        labels = Labels(indices, where)
-        return cls(features, weight, bias, softcap, margin, labels, probs, ignored, shape)
+        checks.values(None, indices, all_classes(classes, class_axis))
+        head = features, weight, bias, softcap, margin
+        return cls(*head, Labels(indices, where), probs, ignored, shape, class_axis)
 
     def weighted(self, sample_weight, class_weight):
         """Return self, with the factors that belong into `probs` there, and those on the losses.
@@ -170,12 +194,13 @@ class Arguments(NamedTuple):
         if class_weight is not None:
             class_weight = jnp.asarray(class_weight)
             checks.shape("class_weight", class_weight, (classes,), "a weight for every class")
-            by_label = class_weight.at[indices].get(mode="clip").astype(dtype)
+            by_label = at_owner(class_weight, indices, self.axis).astype(dtype)
             if probs is None:
                 weights = weights * by_label
             else:
                 probs = probs.astype(dtype) * by_label
         weights = jnp.where(self.ignored, 0, weights)
+        classes = all_classes(classes, self.axis)
         bad = jnp.any((indices < 0) | (indices >= classes), range(1, indices.ndim))
         bad |= ~jnp.all(jnp.isfinite(self.features), -1)
         left_out = ((weights == 0) & bad)[:, None]
@@ -187,9 +212,11 @@ class Arguments(NamedTuple):
     def rows(self, weights):
         """Return what has a row per example, with the factors on the losses."""
         labels = self.labels.labels
-        length = scores.kept_length(self.features, self.weight, labels, self.margin)
+        length = scores.kept_length(self.features, self.weight, labels, self.margin, self.axis)
         by_class = [
-            scores.number_at(x, labels) for x in jax.tree.leaves(self.margin) if jnp.ndim(x)
+            scores.number_at(x, labels, self.axis)
+            for x in jax.tree.leaves(self.margin)
+            if jnp.ndim(x)
         ]
         return Rows(self.features, length, by_class, self.probs, weights)
 
@@ -216,7 +243,7 @@ class Arguments(NamedTuple):
         narrow = max(self.features.dtype.itemsize, self.weight.dtype.itemsize) == 2
         tiles = tiles_for(n, classes, d, row_block, class_block, narrow=narrow)
         head = Head(self.weight, self.bias, self.softcap, traced, list(closed))
-        return Plan(tiles, margin_of, loss, mean), head
+        return Plan(tiles, margin_of, loss, mean, self.axis), head
 
     def unflatten(self, tree):
         """Give arrays with a row per example the shape of the examples."""
@@ -238,12 +265,17 @@ def checked_head(features, weight, bias, softcap):
     return features, weight, bias, softcap
 
 
-def _converted(loss, dtype):
+def _converted(loss, head, weights):
     """Return a loss of one example's (stats, shift), the traced values it closes over, as arguments
     after these two, and whether it looks at the mean logit."""
-    number = jnp.zeros((), dtype)
-    example = LogitStats(number, number, number, number), number
-    jaxpr, out = jax.make_jaxpr(loss, return_shape=True)(*example)
+    given = *head[: Arguments._fields.index("ignored")], weights
+
+    def example(closed):  # of the type that the stats will have
+        zero = zero_like((given, closed), weights.dtype, head.axis)
+        zero = over_devices(zero, head.axis)
+        return LogitStats(zero, zero, zero, zero), zero
+
+    jaxpr, out = jax.make_jaxpr(loss, return_shape=True)(*example(()))
     if getattr(out, "shape", None) != ():
         raise AssertionError(
             "`loss`: expected a function of one example's LogitStats that returns one number, got "
@@ -251,5 +283,6 @@ def _converted(loss, dtype):
         )
     mean = jaxpr.jaxpr.invars[LogitStats._fields.index("mean")]
     looked_at = any(mean is x for eqn in jaxpr.eqns for x in eqn.invars)
-    converted, closed = jax.closure_convert(loss, *example)
+    _, closed = jax.closure_convert(loss, *example(()))
+    converted, closed = jax.closure_convert(loss, *example(closed))
     return converted, closed, looked_at or any(mean is x for x in jaxpr.jaxpr.outvars)

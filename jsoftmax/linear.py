@@ -21,6 +21,7 @@ from jsoftmax.losses import centred_loss, centred_nll, nll
 from jsoftmax.margins import AngularMargin
 from jsoftmax.products import products
 from jsoftmax.rest import SparseLabels
+from jsoftmax.spread import Axis
 from jsoftmax.stats import LogitStats, absolute, at_label, is_label
 from jsoftmax.tiles import stats_of_rows
 
@@ -94,6 +95,7 @@ def linear_stats(
     softcap: ArrayLike | None = None,
     margin: AngularMargin | None = None,
     where: ArrayLike | None = None,
+    class_axis: Axis = None,
     row_block: int | None = None,
     class_block: int | None = None,
 ) -> LogitStats:
@@ -112,6 +114,7 @@ def linear_stats(
       softcap: c > 0, the bound on the size of the scores.
       margin: such as `arcface()`; its numbers may be traced.
       where: booleans `[classes]`; False switches a class off.
+      class_axis: as in `linear_loss`.
       row_block, class_block: how many examples and classes a block has; chosen by shape if None.
 
     Returns:
@@ -126,7 +129,7 @@ def linear_stats(
       >>> js.linear_stats(x, w, jnp.array([0])).logsumexp
       Array([2.1269], dtype=float32)
     """
-    head = Arguments.of(features, weight, labels, bias, softcap, margin, where)
+    head = Arguments.of(features, weight, labels, bias, softcap, margin, where, class_axis)
     plan, rest = head.plan(centred_nll, (), row_block, class_block, mean=True)
     stats, shift = stats_of_rows(plan, head.labels, head.rows(None), rest)
     return head.unflatten(absolute(stats, shift))
@@ -147,6 +150,8 @@ def linear_loss(
     ignore_index: ArrayLike | None = None,
     reduction: Literal["mean", "sum"] | None = "mean",
     return_stats: bool = False,
+    class_axis: Axis = None,
+    batch_axis: Axis = None,
     row_block: int | None = None,
     class_block: int | None = None,
 ) -> Array | tuple[Array, LogitStats]:
@@ -175,6 +180,13 @@ def linear_loss(
       ignore_index: a label whose examples count for nothing, whatever their features.
       reduction: "mean", "sum", or None for one value per example, at four matrix products.
       return_stats: also return the `LogitStats` of the examples, without gradient.
+      class_axis: inside `jax.shard_map`, the mesh axis, or axes, over which the classes are spread.
+        What is by class is then this device's rows, consecutive and as many on each, with `where`
+        False for those that only fill up; features and labels, which count over all devices, are
+        the same along the axis, and so is the result. Differentiate outside the shard_map if its
+        `check_vma` is False.
+      batch_axis: inside `jax.shard_map`, the mesh axis, or axes, over which the examples are
+        spread: mean and sum are then over the examples of all devices.
       row_block, class_block: how many examples and classes a block has. By default both go by the
         shape, for speed (see blocks.py). `class_block` alone takes the least memory, for a fourth
         product.
@@ -219,6 +231,8 @@ def linear_loss(
         ignore_index=ignore_index,
         reduction=reduction,
         return_stats=return_stats,
+        class_axis=class_axis,
+        batch_axis=batch_axis,
         row_block=row_block,
         class_block=class_block,
     )
@@ -240,6 +254,8 @@ def linear_cross_entropy(
     ignore_index: ArrayLike | None = None,
     reduction: Literal["mean", "sum"] | None = "mean",
     return_stats: bool = False,
+    class_axis: Axis = None,
+    batch_axis: Axis = None,
     row_block: int | None = None,
     class_block: int | None = None,
 ) -> Array | tuple[Array, LogitStats]:
@@ -253,7 +269,7 @@ def linear_cross_entropy(
       label_smoothing: ε in [0, 1]; see `nll`.
       z_loss: λ; see `nll`.
       bias, softcap, margin, where, sample_weight, class_weight, ignore_index, reduction,
-        return_stats, row_block, class_block: as in `linear_loss`.
+        return_stats, class_axis, batch_axis, row_block, class_block: as in `linear_loss`.
 
     Returns:
       As `linear_loss`.
@@ -279,6 +295,8 @@ def linear_cross_entropy(
         ignore_index=ignore_index,
         reduction=reduction,
         return_stats=return_stats,
+        class_axis=class_axis,
+        batch_axis=batch_axis,
         row_block=row_block,
         class_block=class_block,
     )

@@ -5,6 +5,7 @@ of the classes that it does not list. Sets are merged over blocks of classes; at
 classes join them, each with its own log-odds.
 """
 
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsoftmax.numerics import exp_nonpositive, finite, promote
+from jsoftmax.spread import Axis
 from jsoftmax.stats import LogitStats, at_label
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "listed_stats",
     "merge",
     "no_rest",
+    "of_all_devices",
     "rest_of",
 ]
 
@@ -98,6 +101,37 @@ def _relative_to(top, part):
     # Of an empty set `total`, `below` and `count` are 0, and its top is not to be subtracted.
     down = jnp.where(part.top == -jnp.inf, 0, part.top - finite(top))
     return part.total * jnp.exp(down), part.below + part.count * down, part.count
+
+
+def of_all_devices(
+    label_scores: Array, inside: Array, on: Array, rest: Rest, axis: Axis, *, mean: bool
+) -> tuple[Array, Array, Rest]:
+    """Return the scores of the labels, whether they are on, and the rest, of all devices' classes.
+
+    Args:
+      label_scores: `[N]` or `[N, K]`.
+      inside: booleans of that shape, whether this device has the class.
+      on: booleans of that shape, whether it has it and `where` keeps it.
+      rest: `[N]`, of this device's classes.
+      axis: the mesh axis over which the classes are spread.
+      mean: whether the mean logit is needed.
+
+    A label that no device has is on, and its score NaN.
+    """
+    if axis is None:
+        return label_scores, on | ~inside, rest
+    top = lax.pmax(lax.stop_gradient(rest.top), axis)
+    own = jnp.where(inside, label_scores, 0)
+    sums = [own, inside, on, *_relative_to(top, rest)[: 3 if mean else 1]]
+    # In one array, so that it is one exchange.
+    columns = [x.reshape(top.shape[0], -1).astype(top.dtype) for x in sums]
+    packed = lax.psum(jnp.concatenate(columns, -1), axis)
+    ends = list(itertools.accumulate(x.shape[-1] for x in columns))
+    parts = zip(jnp.split(packed, ends[:-1], -1), sums, strict=True)
+    scores, found, on, total, *others = [part.reshape(x.shape) for part, x in parts]
+    below, count = others or (jnp.zeros_like(top), jnp.zeros_like(top))
+    scores = jnp.where(found > 0, scores, jnp.nan)
+    return scores, (on > 0) | (found == 0), Rest(top, total, below, count)
 
 
 def complete(target: Array, labels: Array, on: Array, rest: Rest) -> tuple[LogitStats, Array]:

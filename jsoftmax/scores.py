@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from jsoftmax import checks
 from jsoftmax.margins import AngularMargin
 from jsoftmax.numerics import like, promote
+from jsoftmax.spread import Axis, at_owner
 
 __all__ = [
     "checked_margin",
@@ -67,7 +68,11 @@ def scores(
 
 
 def kept_length(
-    features: Array, weight: Array, labels: Array, margin: AngularMargin | None
+    features: Array,
+    weight: Array,
+    labels: Array,
+    margin: AngularMargin | None,
+    class_axis: Axis = None,
 ) -> Array | None:
     """Return what makes a score out of a cosine to the true class: the norms the margin keeps.
 
@@ -79,13 +84,13 @@ def kept_length(
     if not margin.normalize_features:
         length = length * norm(features)
     if not margin.normalize_weight:
-        length = length * norm(weight).at[labels].get(mode="clip").astype(length.dtype)
+        length = length * at_owner(norm(weight), labels, class_axis).astype(length.dtype)
     return length
 
 
-def number_at(number: ArrayLike, labels: Array) -> ArrayLike:
+def number_at(number: ArrayLike, labels: Array, class_axis: Axis = None) -> ArrayLike:
     """Return a margin's number for each label; one number by class is a `[classes]` array."""
-    return promote(number).at[labels].get(mode="clip") if jnp.ndim(number) else number
+    return at_owner(promote(number), labels, class_axis) if jnp.ndim(number) else number
 
 
 def checked_margin(margin: AngularMargin | None, classes: int) -> AngularMargin | None:

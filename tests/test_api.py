@@ -16,6 +16,8 @@ MODULES = [
     "entmax",
     "top_k",
     "linear",
+    "parallel",
+    "sampling",
     "margins",
     "stats",
     "rest",
@@ -29,6 +31,7 @@ MODULES = [
 ]
 ORDER = [
     "numerics",
+    "spread",
     "tsallis",
     "checks",
     "maps",
@@ -48,9 +51,12 @@ ORDER = [
     "divergences",
     "entmax_losses",
     "long_tail",
+    "row_block",
     "tiles",
     "evaluate",
     "linear",
+    "parallel",
+    "sampling",
     "metrics",
     "calibration",
 ]
@@ -81,6 +87,7 @@ POSITIONAL = (
     | dict.fromkeys(STATS_LOSSES, 1)
     | {"weighted_mean": 2, "logit_stats": 2, "angular_margin": 3}
     | {"linear_logits": 3, "linear_stats": 3, "linear_loss": 4, "linear_cross_entropy": 3}
+    | {"sample_classes": 2}
     | dict.fromkeys(["top_k_accuracy", "perplexity", "reliability_curve", "fit_temperature"], 2)
     | {f"{kind}_calibration_error": 2 for kind in ("adaptive", "classwise", "expected")}
 )
