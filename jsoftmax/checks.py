@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from jsoftmax.numerics import promote
+from jsoftmax.spread import Axis, axes_of
 
 __all__ = ["checked", "looks_like_probabilities"]
 
@@ -78,15 +79,14 @@ def _message(name, got, expected, meaning):
     return f"`{name}`: {meaning}: expected shape {expected}, got {got}"
 
 
-def mesh_devices(name: str, axis: str | tuple[str, ...] | None, mesh: Mesh) -> int:
+def mesh_devices(name: str, axis: Axis, mesh: Mesh) -> int:
     """Return over how many devices of a mesh an axis, or several, goes."""
-    axes = (axis,) if isinstance(axis, str) else axis or ()
-    if unknown := [each for each in axes if each not in mesh.shape]:
+    if unknown := [each for each in axes_of(axis) if each not in mesh.shape]:
         raise ValueError(f"`{name}`: expected axes of the mesh, {mesh.axis_names}, got {unknown}.")
-    return math.prod(mesh.shape[each] for each in axes)
+    return math.prod(mesh.shape[each] for each in axes_of(axis))
 
 
-def bound_axis(name: str, axis: str | tuple[str, ...] | None) -> None:
+def bound_axis(name: str, axis: Axis) -> None:
     """Raise unless mesh axes are those of a surrounding `shard_map`, or the name of a `vmap`."""
     try:
         _ = axis is None or lax.axis_size(axis)

@@ -14,7 +14,7 @@ from jsoftmax.linear import linear_loss
 from jsoftmax.losses import nll
 from jsoftmax.numerics import promote
 from jsoftmax.rest import SparseLabels
-from jsoftmax.spread import NO_CLASS, Axis
+from jsoftmax.spread import NO_CLASS, Axis, axes_of
 from jsoftmax.stats import LogitStats
 
 __all__ = ["sharded_linear_loss"]
@@ -64,9 +64,9 @@ def sharded_linear_loss(
 
     Example:
       >>> mesh = jax.make_mesh((2, 4), ("data", "model"))
-      >>> loss_fn = js.sharded_linear_loss(
-      ...     mesh, batch_axis="data", class_axis="model", num_classes=10, margin=js.arcface(scale=8.0)
-      ... )
+      >>> axes = {"batch_axis": "data", "class_axis": "model"}
+      >>> margin = js.arcface(scale=8.0)
+      >>> loss_fn = js.sharded_linear_loss(mesh, **axes, num_classes=10, margin=margin)
       >>> x, w, y = jnp.eye(5), jnp.eye(10, 5), jnp.arange(5)
       >>> loss, dw = jax.jit(jax.value_and_grad(loss_fn, argnums=1))(x, w, y)
       >>> loss, dw.shape
@@ -74,76 +74,88 @@ def sharded_linear_loss(
     """
     row_devices = checks.mesh_devices("batch_axis", batch_axis, mesh)
     class_devices = checks.mesh_devices("class_axis", class_axis, mesh)
+    if shared := set(axes_of(batch_axis)) & set(axes_of(class_axis)):
+        raise ValueError(
+            f"`class_axis`: expected other mesh axes than those of batch_axis, got {shared} in "
+            "both. For classes over all devices give batch_axis=None."
+        )
 
     def function(features, weight, labels, **more):
         chosen = options | more
         features, weight = jnp.asarray(features), jnp.asarray(weight)
         checks.has_axis("features", features, -2)
-        held = weight.shape[0]
-        if held < num_classes:
-            raise AssertionError(
-                f"`weight`: expected a row for each of num_classes = {num_classes} classes, got "
-                f"shape {weight.shape}."
-            )
-        classes = held + -held % class_devices
         examples = features.shape[0]
         rows = examples + -examples % row_devices
-
+        classes = weight.shape[0] + -weight.shape[0] % class_devices
+        margin, tree = jax.tree.flatten(chosen.pop("margin", None))
         by_class = {name: chosen.pop(name) for name in _BY_CLASS if chosen.get(name) is not None}
-        numbers, tree = jax.tree.flatten(chosen.pop("margin", None))
-        by_class |= {f"margin, number {i}": x for i, x in enumerate(numbers) if jnp.ndim(x)}
-        for name, x in by_class.items():
-            if jnp.shape(x) != (held,):
-                checks.shape(name, jnp.asarray(x), (num_classes,), "a number for every class")
-        by_class["weight"] = weight
+        by_class |= {f"margin, {i}": x for i, x in enumerate(margin) if jnp.ndim(x)}
+        _check_classes(weight, num_classes, by_class)
         if classes > num_classes:
-            real = jnp.arange(held) < num_classes
-            where = by_class.get("where")
-            by_class["where"] = real if where is None else _filled(where, held) & real
+            where = _filled(by_class.get("where", jnp.ones(num_classes, bool)), classes)
+            by_class["where"] = where & (jnp.arange(classes) < num_classes)
             labels = _named(labels, num_classes, chosen.get("ignore_index"))
+        by_row = {"features": features, "labels": labels}
+        by_row["sample_weight"] = chosen.pop("sample_weight", None)
+        _check_rows(by_row)
+        if by_row["sample_weight"] is None and rows > examples:
+            by_row["sample_weight"] = jnp.ones(features.shape[:-1], promote(features).dtype)
 
-        sample_weight = chosen.pop("sample_weight", None)
-        if sample_weight is None and rows > examples:
-            sample_weight = jnp.ones(features.shape[:-1], promote(features).dtype)
-        by_row = {"features": features, "labels": labels, "sample_weight": sample_weight}
+        def on_each(by_row, weight, by_class):
+            numbers = [by_class.pop(f"margin, {i}", x) for i, x in enumerate(margin)]
+            given = chosen | by_row | by_class | {"margin": tree.unflatten(numbers)}
+            axes = {"class_axis": class_axis, "batch_axis": batch_axis}
+            return linear_loss(weight=weight, loss=loss, **given, **axes)
 
-        def spread(by_row, by_class):
-            own = [by_class.pop(f"margin, number {i}", x) for i, x in enumerate(numbers)]
-            return linear_loss(
-                **(chosen | by_row | by_class),
-                loss=loss,
-                margin=tree.unflatten(own),
-                class_axis=class_axis,
-                batch_axis=batch_axis,
-            )
+        def placed(tree, size, axis):
+            return jax.tree.map(lambda x: _placed(_filled(x, size), mesh, P(axis)), tree)
 
-        by_row = jax.tree.map(lambda x: _placed(_filled(x, rows), mesh, batch_axis), by_row)
-        by_class = jax.tree.map(lambda x: _placed(_filled(x, classes), mesh, class_axis), by_class)
         result = P(batch_axis) if chosen.get("reduction", "mean") is None else P()
         out = jax.shard_map(
-            spread,
+            on_each,
             mesh=mesh,
-            in_specs=(P(batch_axis), P(class_axis)),
+            in_specs=(P(batch_axis), P(class_axis), P(class_axis)),
             out_specs=(result, P(batch_axis)) if chosen.get("return_stats") else result,
-        )(by_row, by_class)
-        return (
-            out if rows == examples else jax.tree.map(lambda x: x[:examples] if x.ndim else x, out)
-        )
+        )(placed(by_row, rows, batch_axis), *placed((weight, by_class), classes, class_axis))
+        if rows == examples:
+            return out
+        return jax.tree.map(lambda x: _placed(x, mesh, P())[:examples] if x.ndim else x, out)
 
     return function
+
+
+def _check_classes(weight, num_classes, by_class):
+    if weight.shape[0] < num_classes:
+        raise AssertionError(
+            f"`weight`: expected a row for each of num_classes = {num_classes} classes, got shape "
+            f"{weight.shape}."
+        )
+    for name, x in by_class.items():
+        if jnp.shape(x) != weight.shape[:1]:
+            checks.shape(name, jnp.asarray(x), (num_classes,), "a number for every class")
+
+
+def _check_rows(by_row):
+    """Find what is missing before it would be filled up."""
+    examples = by_row["features"].shape[0]
+    for name, tree in by_row.items():
+        for x in map(jnp.asarray, jax.tree.leaves(tree)):
+            checks.shape(
+                name, x, (examples, *x.shape[1:]), "as many examples as there are features"
+            )
 
 
 def _filled(x, size):
     """Fill up the first axis with zeros."""
     x = jnp.asarray(x)
-    return jnp.pad(x, [(0, size - x.shape[0])] + [(0, 0)] * (x.ndim - 1))
+    missing = size - x.shape[0]
+    return jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) if missing else x
 
 
-def _placed(x, mesh, axis):
-    """Spread the first axis over the mesh, where JAX does not do so by itself."""
-    if AxisType.Explicit not in mesh.axis_types:
-        return x
-    return jax.reshard(x, NamedSharding(mesh, P(axis)))
+def _placed(x, mesh, spec):
+    """Place an array on the mesh, where JAX does not do so by itself."""
+    explicit = AxisType.Explicit in mesh.axis_types
+    return jax.reshard(x, NamedSharding(mesh, spec)) if explicit else x
 
 
 def _named(labels, num_classes, ignore_index):

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jsoftmax.spread import vary, zero_like
+
 __all__ = ["increasing_root"]
 
 _MAX_STEPS = 100  # a bracket halves in each; Newton's method needs about 8
@@ -46,5 +48,6 @@ def increasing_root(
         *_, moving, count = state
         return jnp.any(moving) & (count < _MAX_STEPS)
 
-    state = (start, low, high, jnp.ones(start.shape, bool), 0)
+    state = vary((start, low, high), zero_like((start, low, high), start.dtype))
+    state = (*state, jnp.ones_like(state[0], bool), 0)
     return lax.while_loop(unfinished, step, state)[0]

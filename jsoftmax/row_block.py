@@ -36,7 +36,7 @@ from jsoftmax.rest import (
     rest_of,
 )
 from jsoftmax.scores import direction_factor, scale_of, scores, true_score
-from jsoftmax.spread import Axis, from_first, vary, zero_like
+from jsoftmax.spread import Axis, from_first, sharers, vary, zero_like
 from jsoftmax.stats import absolute
 
 __all__ = ["Device", "Head", "Labels", "Plan", "RowBlock", "Rows", "only"]
@@ -204,7 +204,11 @@ class RowBlock(NamedTuple):
         return complete(target, labels, on, rest)
 
     def losses(self, found: Found, rows: Rows, labels: Array, head: Head):
-        """Return (weighted sum, (losses, stats)), and the pullback of the sum."""
+        """Return (weighted sum, (losses, stats)), and the pullback of the sum.
+
+        The pullback gives the derivatives to the label scores, total and below, and this device's
+        part of those to rows, numbers and closed values.
+        """
 
         def function(label_scores, total, below, rows, numbers, closed):
             margin = self.plan.margin_of(numbers, rows.margins)
@@ -216,10 +220,20 @@ class RowBlock(NamedTuple):
             counted = jnp.where((rows.weight == 0) & jnp.isnan(losses), 0, losses)
             return jnp.sum(times(rows.weight, counted)), (losses, absolute(stats, shift))
 
-        arguments = found.label_scores, found.rest.total, found.rest.below
-        shared = rows, head.numbers, head.closed
-        total, pull, evaluation = jax.vjp(function, *arguments, *shared, has_aux=True)
-        return (total, evaluation), pull
+        zero = zero_like(found.rest.top, self.dtype)
+        shared = *vary((rows, head.numbers), zero), head.closed
+        scores = found.label_scores, found.rest.total, found.rest.below
+        total, pull, evaluation = jax.vjp(function, *scores, *shared, has_aux=True)
+
+        def pull_part(cotangent):
+            *derivatives, d_closed = pull(cotangent)
+            # The loss has been traced with the closed values as they are, so these derivatives are
+            # sums over the devices already.
+            devices = [sharers(x, zero) for x in head.closed]
+            parts = [d / n.astype(d.dtype) for d, n in zip(d_closed, devices, strict=True)]
+            return *derivatives, parts
+
+        return (total, evaluation), pull_part
 
     def second(self, found: Found, kept, slopes, wanted: tuple[Rows, Head], d_head: Head):
         """Make the second pass, given the derivatives to label scores, total and below.
@@ -229,9 +243,11 @@ class RowBlock(NamedTuple):
         """
         d_label, d_total, d_below = slopes
         device = self.device
-        scale, pull_scale = jax.vjp(
-            lambda numbers: scale_of(self.plan.margin_of(numbers), device.zero), device.numbers
-        )
+
+        def scale_from(numbers):
+            return vary(scale_of(self.plan.margin_of(numbers), device.zero), device.zero)
+
+        scale, pull_scale = jax.vjp(scale_from, device.numbers)
         per_row = d_total, d_below, d_label, finite(found.rest.top)
         features_t = device.features.T
 

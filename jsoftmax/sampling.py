@@ -89,6 +89,8 @@ def sample_classes(
       ... )
       Array(6.9078, dtype=float32)
     """
+    checks.bound_axis("class_axis", class_axis)
+    checks.bound_axis("batch_axis", batch_axis)
     labels = checks.as_labels(labels)
     if checks.is_distribution(labels):
         raise TypeError(f"`labels`: expected integers, got dtype {labels.dtype}.")

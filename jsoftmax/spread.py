@@ -5,8 +5,8 @@ and labels count over all devices. An axis of None is one device with all classe
 
 JAX's types say over which mesh axes a value varies. The result of a sum over devices does not vary
 over them; the carry of a loop has one type from its start on; and where a value that does not vary
-meets one that does, reverse mode sums its gradient over the devices. `zero_like` and `vary` see to
-it that this happens before the loops over blocks and not in them.
+meets one that does, reverse mode sums its gradient over the devices. `zero_like` and `vary` give
+loops that type, and see to it that such sums come before the loops over blocks and not in them.
 """
 
 from typing import Any
@@ -21,14 +21,21 @@ __all__ = [
     "Axis",
     "all_classes",
     "at_owner",
+    "axes_of",
     "from_first",
     "over_devices",
+    "sharers",
     "vary",
     "zero_like",
 ]
 
 Axis = str | tuple[str, ...] | None
 NO_CLASS = np.iinfo(np.int32).max  # a label that no class has, and no `ignore_index` either
+
+
+def axes_of(axis: Axis) -> tuple[str, ...]:
+    """Return the names of one axis, several, or none."""
+    return (axis,) if isinstance(axis, str) else tuple(axis or ())
 
 
 def from_first(labels: Array, here: int, axis: Axis) -> Array:
@@ -59,7 +66,7 @@ def at_owner(values: Array, labels: Array, axis: Axis) -> Array:
     return lax.psum(jnp.where((labels >= 0) & (labels < here), own, 0), axis)
 
 
-def zero_like(tree: Any, dtype: jnp.dtype, axis: Axis) -> Array:
+def zero_like(tree: Any, dtype: jnp.dtype, axis: Axis = None) -> Array:
     """Return a 0 that varies over the axes of all arrays of a tree, and over `axis`."""
     zero = jnp.zeros((), dtype)
     if not _in_shard_map():
@@ -74,6 +81,12 @@ def vary(tree: Any, zero: Array) -> Any:
     if not _in_shard_map():
         return tree
     return jax.tree.map(lambda x: x + zero.astype(x.dtype), tree)
+
+
+def sharers(x: Array, zero: Array) -> Array:
+    """Return how many devices share one `x` where each has its own `zero`."""
+    own = zero_like(x, zero.dtype)
+    return jax.vjp(lambda x: vary(x, zero), own)[1](jnp.ones_like(zero))[0]
 
 
 def _in_shard_map():

@@ -1,4 +1,4 @@
-"""The matrix of the evaluators: every margin x every loss x {rows, classes, per example} x
+"""The matrix of the evaluators: every margin x every loss x {rows, classes, per example, sharded} x
 {value, grad, jvp, Hessian-vector product}, against finite differences of the float64 numpy oracle.
 
 The losses are mixed by traced coefficients, so that one compilation serves them all; the values
@@ -20,6 +20,7 @@ import jsoftmax as js
 N, D, C = 5, 3, 7
 WEIGHTS = np.array([1.0, 0.5, 2.0, 0.0, 1.5], np.float32)
 # Neither divides anything: the last block of rows overlaps, the last block of classes is smaller.
+# Nor does the mesh: both are filled up.
 BLOCKS = {"rows": {"row_block": 2, "class_block": 3}, "classes": {"class_block": 3}}
 PLAIN = Case("no margin", None, None)
 # The others differ from these in their numbers only; without a margin, see test_linear_loss.py.
@@ -70,8 +71,21 @@ def evaluators(case, labels, names):
         )
         return js.weighted_mean(losses, WEIGHTS)
 
+    def sharded(x, w, c):
+        evaluate = js.sharded_linear_loss(
+            jax.make_mesh((2, 4), ("data", "model")),
+            batch_axis="data",
+            class_axis="model",
+            num_classes=C,
+            loss=mixture(c),
+            margin=case.function,
+            row_block=2,
+            class_block=1,
+        )
+        return evaluate(x, w, labels, sample_weight=WEIGHTS)
+
     found = {name: partial(scalar, **blocks) for name, blocks in BLOCKS.items()}
-    found["per example"] = per_example
+    found |= {"per example": per_example, "sharded": sharded}
     return {name: found[name] for name in names}
 
 
@@ -95,7 +109,7 @@ def test_every_margin_and_loss(case):
                 found["hvp"] = flat(jax.jvp(lambda x, w: gradient(x, w, c), (x, w), (dx, dw))[1])
         return found
 
-    names = ["rows", "classes", "per example"] if thorough else ["rows"]
+    names = ["rows", "classes", "per example", "sharded"] if thorough else ["rows", "sharded"]
     functions = evaluators(case, labels, names)
     run = jax.jit(lambda x, w, c: {n: derivatives(f, x, w, c) for n, f in functions.items()})
 
