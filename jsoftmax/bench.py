@@ -3,22 +3,28 @@
     python -m jsoftmax.bench [--preset P] [--rows N] [--features D] [--classes C] [--dtype T]
                              [--loss L] [--margin M] [--no-backward] [--scale F] [--repeats N]
                              [--only NAME ...] [--json FILE] [--plot FILE] [--maps | --sparse]
+    python -m jsoftmax.bench --plan [--devices N ...] [--sample-rate R] [--preset P] [...]
 
 The loss of a linear head and its gradients, by this library, by others, and the bare matrix
-products beside them. It needs no other option on a GPU or TPU.
+products beside them. It needs no other option on a GPU or TPU. With --plan nothing is run: memory
+and communication of a training step over many devices are read from the compiled program.
 """
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
+
+import jax
 
 try:
     import optax  # noqa: F401
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from jsoftmax import bench_maps, bench_report, bench_torch
+    from jsoftmax import bench_maps, bench_plan, bench_report, bench_torch
 except ModuleNotFoundError as missing:
     sys.exit(f"The benchmark needs {missing.name!r}: pip install 'jsoftmax[bench]'")
 
@@ -28,6 +34,7 @@ from jsoftmax.bench_options import options
 from jsoftmax.bench_problem import Problem, error, exact
 
 Advance = Callable[[str], None]
+Found = tuple[list[Any], RenderableType, list[str]]  # runs, what to show of them, and notes
 
 
 def entrants(problem: Problem, only: list[str] | None) -> tuple[list[Contestant], list[str]]:
@@ -64,7 +71,7 @@ def compare(
     return outcomes
 
 
-def heads(problem: Problem, chosen, progress: Progress):
+def heads(problem: Problem, chosen, progress: Progress) -> Found:
     """Measure a linear head; return what was found, a table of the largest, and notes."""
     contestants, notes = entrants(problem, chosen.only)
     if any("torch" in contestant.packages for contestant in contestants):
@@ -86,7 +93,7 @@ def heads(problem: Problem, chosen, progress: Progress):
     return runs, bench_report.table(runs[-1]), notes
 
 
-def maps(problem: Problem, chosen, progress: Progress):
+def maps(problem: Problem, chosen, progress: Progress) -> Found:
     """Measure maps of logits; return what was found, a table, and notes."""
     compared, notes = bench_maps.dense_maps(10 * problem.classes), []
     if chosen.sparse:
@@ -102,8 +109,36 @@ def maps(problem: Problem, chosen, progress: Progress):
     return [run], bench_maps.table(compared, run), notes
 
 
-def main(arguments: list[str] | None = None) -> list[bench_report.Comparison]:
-    """Run the benchmark and return what it found, a `Comparison` for each class count."""
+def plans(problem: Problem, chosen, progress: Progress) -> Found:
+    """Compile training steps over many devices; return what they cost, tables, and notes."""
+    asked = ("preset", "rows", "features", "classes", "dtype", "loss", "margin", "sample_rate")
+    steps = bench_plan.STANDARD
+    if chosen.scale != 1 or any(getattr(chosen, name) is not None for name in asked):
+        steps = [(problem, chosen.sample_rate)]
+    try:
+        devices = bench_plan.cpu_devices(max(chosen.devices))
+    except RuntimeError as error:
+        sys.exit(str(error))
+    started, found = time.perf_counter(), []
+    task = progress.add_task("", total=len(steps) * len(chosen.devices))
+    for problem, rate in steps:
+        for count in chosen.devices:
+            label = f"{problem.classes:,} classes, {count} devices"
+            progress.update(task, description=label, advance=1)
+            mesh = bench_plan.best_mesh(problem, rate, devices[:count])
+            found.append(bench_plan.planned(problem, rate, mesh))
+    seconds = time.perf_counter() - started
+    notes = [*bench_plan.LEGEND, f"jax {jax.__version__}; compiled in {seconds:.0f} s"]
+    return found, bench_plan.tables(found), notes
+
+
+def main(
+    arguments: list[str] | None = None,
+) -> list[bench_report.Comparison] | list[bench_plan.Plan]:
+    """Run the benchmark and return what it found.
+
+    A `Comparison` for each class count, or with --plan a `Plan` for each problem and device count.
+    """
     chosen, problem = options(arguments, __doc__.split("\n")[0])
     # What JAX takes of a GPU in advance, torch on the same GPU could not have.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -118,13 +153,14 @@ def main(arguments: list[str] | None = None) -> list[bench_report.Comparison]:
         disable=not progress_console.is_terminal,
     )
     with progress:
-        measure = maps if chosen.maps or chosen.sparse else heads
+        measure = plans if chosen.plan else maps if chosen.maps or chosen.sparse else heads
         runs, table, notes = measure(problem, chosen, progress)
+    write = bench_plan.write_json if chosen.plan else bench_report.write_json
     console.print(table)
     for note in notes:
         console.print(note, highlight=False, soft_wrap=True)
     if chosen.json:
-        bench_report.write_json(chosen.json, runs)
+        write(chosen.json, runs)
         console.print(f"wrote {chosen.json}", soft_wrap=True)
     if chosen.plot:
         bench_report.figure(chosen.plot, runs)

@@ -23,7 +23,7 @@ def options(arguments: list[str] | None, description: str) -> tuple[argparse.Nam
     parser = argparse.ArgumentParser(prog="python -m jsoftmax.bench", description=description)
     names = [contestant.name for contestant in CONTESTANTS]
     number = partial(parser.add_argument, type=int, metavar="N")
-    parser.add_argument("--preset", choices=list(PRESETS), default="small", help="(small)")
+    parser.add_argument("--preset", choices=list(PRESETS), help="(small)")
     number("--rows", help="examples in a batch; what is given here overrides the preset")
     number("--features", help="length of a feature vector")
     number("--classes")
@@ -68,14 +68,34 @@ def options(arguments: list[str] | None, description: str) -> tuple[argparse.Nam
         "--maps", action="store_true", help="instead: softmax and its kin on rows × classes logits"
     )
     instead.add_argument("--sparse", action="store_true", help="instead: sparse maps on logits")
+    instead.add_argument(
+        "--plan",
+        action="store_true",
+        help="instead: memory and communication of a training step over many devices, compiled "
+        "but not run; of known heads, or of the one that the options describe",
+    )
+    number("--devices", nargs="+", help="with --plan: how many devices (8 64 512)")
+    parser.add_argument(
+        "--sample-rate",
+        type=float,
+        metavar="R",
+        help="with --plan: the part of the classes that a step samples, as in Partial FC (all)",
+    )
     chosen = parser.parse_args(arguments)
     for name in ("rows", "features", "classes", "repeats"):
         if (value := getattr(chosen, name)) is not None and value < 1:
             parser.error(f"argument --{name}: expected 1 or more, got {value}")
     if not 0 < chosen.scale < float("inf"):
         parser.error(f"argument --scale: expected a number above 0, got {chosen.scale}")
-    if (chosen.maps or chosen.sparse) and (chosen.plot or chosen.only):
-        parser.error("--plot and --only do not go with --maps and --sparse")
+    if (chosen.maps or chosen.sparse or chosen.plan) and (chosen.plot or chosen.only):
+        parser.error("--plot and --only do not go with --maps and --sparse, nor with --plan")
+    if not chosen.plan and (chosen.devices or chosen.sample_rate is not None):
+        parser.error("--devices and --sample-rate only go with --plan")
+    chosen.devices = chosen.devices or [8, 64, 512]
+    if min(chosen.devices) < 1:
+        parser.error(f"argument --devices: expected 1 or more, got {min(chosen.devices)}")
+    if chosen.sample_rate is not None and not 0 < chosen.sample_rate <= 1:
+        parser.error(f"argument --sample-rate: expected in (0, 1], got {chosen.sample_rate}")
     if chosen.plot and chosen.plot.suffix not in (".png", ".pdf", ".svg"):
         parser.error(f"argument --plot: expected .png, .pdf or .svg, got {str(chosen.plot)!r}")
     for name in ("json", "plot"):
@@ -97,7 +117,7 @@ def _writable(parser, option, path):
 
 def _problem(chosen):
     given = {name: getattr(chosen, name, None) for name in Problem._fields}
-    problem = PRESETS[chosen.preset]
+    problem = PRESETS[chosen.preset or "small"]
     problem = problem._replace(**{k: v for k, v in given.items() if v is not None})
     rows, classes = (max(1, round(chosen.scale * n)) for n in (problem.rows, problem.classes))
     return problem._replace(rows=rows, classes=classes)
