@@ -4,7 +4,8 @@ The rule, for N rows, C classes and D features, unless the caller gives the bloc
 
     N C <= 2 Mi   one block: its products take 8 MB
     by rows       blocks of r = max(256, 4/5 D) rows keep the products of all classes, which take
-                  4/5 of the memory of the weight's gradient; within them, blocks of classes
+                  4/5 of the memory of the weight's gradient; within them, blocks of classes. Over
+                  a mesh each is an exchange: then r is at least what gives 2 Mi products
     by classes    all rows, blocks of classes; the products are computed again for the gradients,
                   and the gradient of the weight is written once
     classes       C / 20 in a block, unless it then has less than half a Mi products, or takes more
@@ -30,6 +31,7 @@ import numpy as np
 from jax import Array, lax
 
 from jsoftmax import checks
+from jsoftmax.numerics import bits, from_bits
 
 __all__ = ["Tiles", "add_at", "cut", "in_blocks", "overlapping", "tiles_for", "whole"]
 
@@ -52,8 +54,13 @@ def tiles_for(
     class_block: int | None = None,
     *,
     narrow: bool = False,
+    spread: bool = False,
 ) -> Tiles:
-    """Choose the blocks as far as the caller does not; `narrow` says that operands have 16 bits."""
+    """Choose the blocks as far as the caller does not.
+
+    `narrow` says that operands have 16 bits, `spread` that `classes` are those of one of several
+    devices.
+    """
     for name, block in (("row_block", row_block), ("class_block", class_block)):
         if block is not None:
             checks.at_least(name, block, 1)
@@ -61,6 +68,7 @@ def tiles_for(
     by_rows = rows > 2 * large and (not narrow or large >= 3072)
     keep = row_block is not None or (class_block is None and by_rows)
     if row_block is None:
+        large = max(large, 4 * _SMALL // classes) if spread else large
         row_block = large if keep and rows * classes > 4 * _SMALL else rows
     row_block = _even(rows, row_block)
     if class_block is None:
@@ -150,7 +158,7 @@ def _slice(x, start, size):
     if x.dtype.itemsize > 2:
         return lax.dynamic_slice_in_dim(x, start, size)
     x, start = lax.optimization_barrier((x, start))  # or the bits would be copied out of the loop
-    return _from_bits(lax.dynamic_slice_in_dim(_bits(x), start, size), x.dtype)
+    return from_bits(lax.dynamic_slice_in_dim(bits(x), start, size), x.dtype)
 
 
 @_slice.defjvp
@@ -159,15 +167,3 @@ def _slice_jvp(size, primals, tangents):
     if dx.dtype == jax.dtypes.float0:
         return _slice(x, start, size), np.zeros((size, *x.shape[1:]), jax.dtypes.float0)
     return _slice(x, start, size), lax.dynamic_slice_in_dim(dx, start, size)
-
-
-def _bits(x: Array) -> Array:
-    """Return 16-bit floats as integers, and other arrays as they are."""
-    if x.dtype.itemsize != 2 or not jnp.issubdtype(x.dtype, jnp.floating):
-        return x
-    return lax.bitcast_convert_type(x, jnp.uint16)
-
-
-def _from_bits(x: Array, dtype: jnp.dtype) -> Array:
-    """Undo `_bits`."""
-    return x if x.dtype == dtype else lax.bitcast_convert_type(x, dtype)

@@ -202,7 +202,8 @@ def checked(function: Callable) -> Callable:
     `ignore_index`; logits that are already probabilities (`looks_like_probabilities`). All of the
     library's losses inside `function` take part, also under `jit`, `grad`, `vmap` and `scan`, which
     are traced anew for it. Only of a `scan` that is differentiated does JAX drop the checks on
-    labels and logits; NaN is still found there.
+    labels and logits; NaN is still found there. A gradient through `shard_map` JAX can not check:
+    check the loss over a mesh, or the gradient of `linear_loss` on one device.
 
     Args:
       function: any function that calls the library: a loss, or a whole training step. Wrap it as
@@ -231,7 +232,7 @@ def checked(function: Callable) -> Callable:
     def wrapper(*args, **kwargs):
         with _value_checks(True):
             error, result = function_checked(*args, **kwargs)
-        error.throw()
+        jax.device_get(error).throw()  # it may lie on a mesh
         return result
 
     return wrapper

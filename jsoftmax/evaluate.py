@@ -20,7 +20,17 @@ from jsoftmax.numerics import like, promote, times
 from jsoftmax.products import sum_dtype
 from jsoftmax.rest import SparseLabels
 from jsoftmax.row_block import Head, Labels, Plan, Rows, only
-from jsoftmax.spread import Axis, all_classes, at_owner, over_devices, zero_like
+from jsoftmax.spread import (
+    Axis,
+    all_classes,
+    at_owner,
+    axes_in_both,
+    gathered,
+    known_to_all,
+    over_devices,
+    own,
+    zero_like,
+)
 from jsoftmax.stats import LogitStats, absolute
 from jsoftmax.tiles import stats_of_rows, sum_and_gradients
 
@@ -50,7 +60,15 @@ def evaluate(
     """Evaluate a loss of (stats - shift, shift) on a linear head."""
     if reduction not in ("mean", "sum", None):
         raise ValueError(f'`reduction`: expected "mean", "sum" or None, got {reduction!r}.')
+    checks.bound_axis("class_axis", class_axis)
     checks.bound_axis("batch_axis", batch_axis)
+    both, batch_axis = axes_in_both(batch_axis, class_axis)
+    if both is not None:
+        checks.has_axis("features", jnp.asarray(features), -2)
+        features = gathered(jnp.asarray(features), both)
+        labels, sample_weight = jax.tree.map(
+            lambda x: known_to_all(jnp.asarray(x), both), (labels, sample_weight)
+        )
     head = Arguments.of(
         features, weight, labels, bias, softcap, margin, where, class_axis, ignore_index
     )
@@ -69,9 +87,10 @@ def evaluate(
             weights = jnp.where(count == 0, 0, weights / jnp.where(count == 0, 1, count))
         result, (_, stats) = _weighted_sum(plan, head.labels, head.rows(weights), rest)
         result = over_devices(result, batch_axis)
-    if not return_stats:
-        return result
-    return result, jax.tree.map(jax.lax.stop_gradient, head.unflatten(stats))
+    stats = jax.tree.map(jax.lax.stop_gradient, head.unflatten(stats))
+    if both is not None:
+        result, stats = jax.tree.map(lambda x: own(x, both) if x.ndim else x, (result, stats))
+    return (result, stats) if return_stats else result
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -202,10 +221,10 @@ class Arguments(NamedTuple):
         weights = jnp.where(self.ignored, 0, weights)
         classes = all_classes(classes, self.axis)
         bad = jnp.any((indices < 0) | (indices >= classes), range(1, indices.ndim))
-        bad |= ~jnp.all(jnp.isfinite(self.features), -1)
-        left_out = ((weights == 0) & bad)[:, None]
-        features = jnp.where(left_out, 0, self.features)
-        indices = jnp.where(left_out.reshape(-1, *[1] * (indices.ndim - 1)), 0, indices)
+        bad &= weights == 0
+        indices = jnp.where(bad.reshape(-1, *[1] * (indices.ndim - 1)), 0, indices)
+        bad |= (weights == 0) & ~jnp.all(jnp.isfinite(self.features), -1)
+        features = jnp.where(bad[:, None], 0, self.features)
         labels = self.labels._replace(labels=indices)
         return self._replace(features=features, labels=labels, probs=probs), weights
 
@@ -241,7 +260,8 @@ class Arguments(NamedTuple):
             )
 
         narrow = max(self.features.dtype.itemsize, self.weight.dtype.itemsize) == 2
-        tiles = tiles_for(n, classes, d, row_block, class_block, narrow=narrow)
+        spread = self.axis is not None
+        tiles = tiles_for(n, classes, d, row_block, class_block, narrow=narrow, spread=spread)
         head = Head(self.weight, self.bias, self.softcap, traced, list(closed))
         return Plan(tiles, margin_of, loss, mean, self.axis), head
 

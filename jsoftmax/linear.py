@@ -186,7 +186,8 @@ def linear_loss(
         the same along the axis, and so is the result. Differentiate outside the shard_map if its
         `check_vma` is False.
       batch_axis: inside `jax.shard_map`, the mesh axis, or axes, over which the examples are
-        spread: mean and sum are then over the examples of all devices.
+        spread: mean and sum are then over the examples of all devices. An axis may be that of the
+        classes too: then each device has its own examples, and features are gathered over it.
       row_block, class_block: how many examples and classes a block has. By default both go by the
         shape, for speed (see blocks.py). `class_block` alone takes the least memory, for a fourth
         product.

@@ -6,13 +6,15 @@ so what they promise holds in all of them.
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 __all__ = [
+    "bits",
     "exp_nonpositive",
     "expm1",
     "finite",
+    "from_bits",
     "is_known",
     "like",
     "promote",
@@ -33,6 +35,21 @@ def promote(x: ArrayLike) -> Array:
 def like(value: ArrayLike, x: Array) -> Array:
     """Return a hyper-parameter in the dtype of `x`, so that strict dtype promotion accepts it."""
     return jnp.asarray(value).astype(x.dtype)
+
+
+def bits(x: Array) -> Array:
+    """Return 16-bit floats as integers, and other arrays as they are.
+
+    XLA's CPU backend does many things with 16-bit floats by way of float32. Bits it leaves alone.
+    """
+    if x.dtype.itemsize != 2 or not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    return lax.bitcast_convert_type(x, jnp.uint16)
+
+
+def from_bits(x: Array, dtype: jnp.dtype) -> Array:
+    """Undo `bits`."""
+    return x if x.dtype == dtype else lax.bitcast_convert_type(x, dtype)
 
 
 def is_known(value: ArrayLike, default: float) -> bool:

@@ -45,9 +45,10 @@ def sharded_linear_loss(
     Args:
       mesh: the devices. Its axes may be Auto or Explicit.
       batch_axis: the mesh axis, or axes, over which examples are spread; None for all on each
-        device. In an embedding trained on all devices of one axis, as in Partial FC, give the axis
-        to the classes: the features are gathered over it, since every device needs them all.
-      class_axis: the mesh axis, or axes, over which classes are spread; None for all on each.
+        device.
+      class_axis: the mesh axis, or axes, over which classes are spread; None for all on each. An
+        axis may be in both, as after a network that is trained on all devices: then the features
+        are gathered over it, and each device gets the gradient of its own.
       num_classes: C, how many classes there are. Rows of the weight from there on only make it
         divisible: they are no class, and get gradient 0.
       loss: a function of `LogitStats`, as in `linear_loss`; it may close over traced values.
@@ -74,11 +75,12 @@ def sharded_linear_loss(
     """
     row_devices = checks.mesh_devices("batch_axis", batch_axis, mesh)
     class_devices = checks.mesh_devices("class_axis", class_axis, mesh)
-    if shared := set(axes_of(batch_axis)) & set(axes_of(class_axis)):
-        raise ValueError(
-            f"`class_axis`: expected other mesh axes than those of batch_axis, got {shared} in "
-            "both. For classes over all devices give batch_axis=None."
-        )
+    # Over an axis of one device nothing is to be exchanged.
+    batch_axes, class_axes = (
+        tuple(name for name in axes_of(axis) if mesh.shape[name] > 1) or None
+        for axis in (batch_axis, class_axis)
+    )
+    axes = {"class_axis": class_axes, "batch_axis": batch_axes}
 
     def function(features, weight, labels, **more):
         chosen = options | more
@@ -104,19 +106,23 @@ def sharded_linear_loss(
         def on_each(by_row, weight, by_class):
             numbers = [by_class.pop(f"margin, {i}", x) for i, x in enumerate(margin)]
             given = chosen | by_row | by_class | {"margin": tree.unflatten(numbers)}
-            axes = {"class_axis": class_axis, "batch_axis": batch_axis}
             return linear_loss(weight=weight, loss=loss, **given, **axes)
 
-        def placed(tree, size, axis):
-            return jax.tree.map(lambda x: _placed(_filled(x, size), mesh, P(axis)), tree)
+        def placed(tree, size, spec):
+            return jax.tree.map(lambda x: _placed(_filled(x, size), mesh, spec), tree)
 
-        result = P(batch_axis) if chosen.get("reduction", "mean") is None else P()
-        out = jax.shard_map(
+        by_batch, by_classes = P(batch_axes), P(class_axes)
+        result = by_batch if chosen.get("reduction", "mean") is None else P()
+        # Compiled, since without jit a shard_map is run operation by operation.
+        run = jax.shard_map(
             on_each,
             mesh=mesh,
-            in_specs=(P(batch_axis), P(class_axis), P(class_axis)),
-            out_specs=(result, P(batch_axis)) if chosen.get("return_stats") else result,
-        )(placed(by_row, rows, batch_axis), *placed((weight, by_class), classes, class_axis))
+            in_specs=(by_batch, by_classes, by_classes),
+            out_specs=(result, by_batch) if chosen.get("return_stats") else result,
+        )
+        out = jax.jit(run)(
+            placed(by_row, rows, by_batch), *placed((weight, by_class), classes, by_classes)
+        )
         if rows == examples:
             return out
         return jax.tree.map(lambda x: _placed(x, mesh, P())[:examples] if x.ndim else x, out)
@@ -162,10 +168,9 @@ def _named(labels, num_classes, ignore_index):
     """Return labels in which a row that is no class has no name either."""
 
     def named(indices):
-        bad = indices >= num_classes
-        if ignore_index is not None:
-            bad &= indices != ignore_index
-        return jnp.where(bad, NO_CLASS, indices)
+        ignored = False if ignore_index is None else indices == ignore_index
+        checks.values(None, jnp.where(ignored, 0, indices), num_classes)
+        return jnp.where((indices >= num_classes) & ~jnp.asarray(ignored), NO_CLASS, indices)
 
     if isinstance(labels, SparseLabels):
         return labels._replace(indices=named(checks.as_labels(labels.indices)))

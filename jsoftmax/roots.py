@@ -48,6 +48,6 @@ def increasing_root(
         *_, moving, count = state
         return jnp.any(moving) & (count < _MAX_STEPS)
 
-    state = vary((start, low, high), zero_like((start, low, high), start.dtype))
-    state = (*state, jnp.ones_like(state[0], bool), 0)
+    x, low, high = vary((start, low, high), zero_like((start, low, high), start.dtype))
+    state = (x, low, high, jnp.ones_like(x, bool), 0)
     return lax.while_loop(unfinished, step, state)[0]

@@ -187,8 +187,8 @@ class RowBlock(NamedTuple):
             return (label_scores, rest), a if keep else None
 
         # A label that names no class is in no block, and its score stays NaN.
-        label_scores = jnp.full(listed.shape, jnp.nan, self.dtype)
-        carry = vary((label_scores, no_rest(features.shape[:1], self.dtype)), zero)
+        label_scores = jnp.full_like(vary(jnp.zeros(listed.shape, self.dtype), zero), jnp.nan)
+        carry = label_scores, vary(no_rest(features.shape[:1], self.dtype), zero)
         (label_scores, rest), kept = self.over_classes(body, carry)
         inside = (listed >= 0) & (listed < self.device.weight.shape[0])
         on = inside

@@ -8,7 +8,16 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jsoftmax import checks
-from jsoftmax.spread import NO_CLASS, Axis, all_classes, from_first, over_devices
+from jsoftmax.spread import (
+    NO_CLASS,
+    Axis,
+    all_classes,
+    axes_in_both,
+    from_first,
+    known_to_all,
+    over_devices,
+    own,
+)
 
 __all__ = ["ClassSample", "sample_classes"]
 
@@ -70,7 +79,7 @@ def sample_classes(
       class_axis: inside `shard_map`, the mesh axis over which the classes are spread. Each device
         samples its own rows; labels are global, before and after.
       batch_axis: inside `shard_map`, the mesh axis over which the batch is spread: the classes of
-        the whole batch are kept.
+        the whole batch are kept. Both axes may be several, and one may be in both.
 
     Returns:
       A `ClassSample`. Rows that only fill up a device's share are sampled like others: switch them
@@ -99,7 +108,9 @@ def sample_classes(
         raise ValueError(
             f"`num_sampled`: expected at most num_classes = {num_classes}, got {num_sampled}."
         )
-    here = from_first(labels, num_classes, class_axis)
+    both, batch_axis = axes_in_both(batch_axis, class_axis)
+    whole = labels if both is None else known_to_all(labels, both)
+    here = from_first(whole, num_classes, class_axis)
     outside = (here < 0) | (here >= num_classes)
     if class_axis is not None:
         key = jax.random.fold_in(key, lax.axis_index(class_axis))
@@ -112,14 +123,16 @@ def sample_classes(
     bits = jnp.where(batch, jnp.uint32(0xFFFFFFFF), bits >> 1)
     indices = jnp.sort(lax.top_k(bits, num_sampled)[1])
 
-    own = batch[indices]
-    kept, drawn = jnp.sum(batch, dtype=jnp.float32), jnp.sum(~own, dtype=jnp.float32)
+    certain = batch[indices]
+    kept, drawn = jnp.sum(batch, dtype=jnp.float32), jnp.sum(~certain, dtype=jnp.float32)
     chance = jnp.log(jnp.maximum(drawn, 1) / jnp.maximum(num_classes - kept, 1))
-    log_expected_count = jnp.where(own, 0, chance)
+    log_expected_count = jnp.where(certain, 0, chance)
 
     place = jnp.searchsorted(indices, here).astype(here.dtype)
     fits = indices.at[place].get(mode="clip") == here
     place = jnp.where(fits, place - from_first(0 * place, num_sampled, class_axis), NO_CLASS)
     place = over_devices(jnp.where(outside, 0, place), class_axis)
-    named = (labels >= 0) & (labels < all_classes(num_classes, class_axis))
-    return ClassSample(indices, jnp.where(named, place, labels), log_expected_count)
+    named = (whole >= 0) & (whole < all_classes(num_classes, class_axis))
+    remapped = jnp.where(named, place, whole)
+    remapped = remapped if both is None else own(remapped, both)
+    return ClassSample(indices, remapped, log_expected_count)

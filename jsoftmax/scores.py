@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jsoftmax import checks
 from jsoftmax.margins import AngularMargin
 from jsoftmax.numerics import like, promote
-from jsoftmax.spread import Axis, at_owner
+from jsoftmax.spread import Axis, at_owner, mean_over_devices
 
 __all__ = [
     "checked_margin",
@@ -82,7 +82,8 @@ def kept_length(
         return None
     length = jnp.ones(labels.shape, promote(features).dtype)
     if not margin.normalize_features:
-        length = length * norm(features)
+        # The same on all devices, but not for JAX if the features were gathered.
+        length = length * mean_over_devices(norm(features), class_axis)
     if not margin.normalize_weight:
         length = length * at_owner(norm(weight), labels, class_axis).astype(length.dtype)
     return length

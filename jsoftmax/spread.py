@@ -9,6 +9,7 @@ meets one that does, reverse mode sums its gradient over the devices. `zero_like
 loops that type, and see to it that such sums come before the loops over blocks and not in them.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,14 +17,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jsoftmax.numerics import bits, from_bits, promote
+
 __all__ = [
     "NO_CLASS",
     "Axis",
     "all_classes",
     "at_owner",
+    "axes_in_both",
     "axes_of",
     "from_first",
+    "gathered",
+    "known_to_all",
+    "mean_over_devices",
     "over_devices",
+    "own",
     "sharers",
     "vary",
     "zero_like",
@@ -51,6 +59,48 @@ def all_classes(here: int, axis: Axis) -> int:
 def over_devices(tree: Any, axis: Axis) -> Any:
     """Return the sum over the devices of an axis."""
     return tree if axis is None else lax.psum(tree, axis)
+
+
+def mean_over_devices(x: Array, axis: Axis) -> Array:
+    """Return the mean over the devices of an axis."""
+    return x if axis is None else lax.psum(x, axis) / lax.axis_size(axis)
+
+
+def axes_in_both(batch_axis: Axis, class_axis: Axis) -> tuple[Axis, Axis]:
+    """Return the axes over which examples and classes are both spread, and the batch's others."""
+    both = tuple(name for name in axes_of(batch_axis) if name in axes_of(class_axis))
+    return both or None, tuple(name for name in axes_of(batch_axis) if name not in both) or None
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def gathered(x: Array, axis: Axis) -> Array:
+    """Return the rows of all devices. For JAX the result varies over them.
+
+    So the transpose sums a gradient and cuts each device's own rows from it in one exchange.
+    """
+    return from_bits(lax.all_gather(bits(x), axis, tiled=True), x.dtype)
+
+
+@gathered.defjvp
+def _gathered_jvp(axis, primals, tangents):
+    # The parts of a 16-bit gradient are summed in float32.
+    whole = lax.all_gather(promote(tangents[0]), axis, tiled=True)
+    return gathered(*primals, axis), whole.astype(primals[0].dtype)
+
+
+def known_to_all(x: Array, axis: Axis) -> Array:
+    """Return the rows of all devices, as a sum: the same on all of them for JAX too."""
+    dtype = x.dtype if x.dtype.itemsize >= 4 else jnp.int32 if x.dtype == bool else jnp.float32
+    whole = jnp.zeros((x.shape[0] * lax.axis_size(axis), *x.shape[1:]), dtype)
+    start = x.shape[0] * lax.axis_index(axis)
+    whole = lax.dynamic_update_slice_in_dim(whole, x.astype(dtype), start, 0)
+    return lax.psum(whole, axis).astype(x.dtype)
+
+
+def own(x: Array, axis: Axis) -> Array:
+    """Return this device's rows of those of all devices."""
+    size = x.shape[0] // lax.axis_size(axis)
+    return lax.dynamic_slice_in_dim(x, size * lax.axis_index(axis), size)
 
 
 def at_owner(values: Array, labels: Array, axis: Axis) -> Array:

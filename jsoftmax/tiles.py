@@ -4,13 +4,13 @@ What a block of rows does is in row_block.py. Here the blocks are taken one afte
 they add to the gradient of the weight is summed, what they find per row is put together.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.blocks import cut, in_blocks, overlapping, whole
+from jsoftmax.blocks import add_at, cut, in_blocks, overlapping, whole
 from jsoftmax.row_block import Device, Head, Labels, Plan, RowBlock, Rows, only
 from jsoftmax.spread import over_devices
 from jsoftmax.stats import LogitStats
@@ -31,42 +31,46 @@ def stats_of_rows(plan: Plan, labels: Labels, rows: Rows, head: Head) -> tuple[L
 
 
 def sum_and_gradients(
-    plan: Plan, labels: Labels, rows: Rows, head: Head, wanted: tuple[Rows, Head] | None
+    plan: Plan, labels: Labels, rows: Rows, head: Head, wanted: tuple[Any, Any] | None
 ) -> tuple[Array, tuple[Array, LogitStats], tuple[Rows, Head] | None]:
     """Return the weighted sum of the losses, (losses, stats) of all rows, and gradients.
 
-    The leaves of `wanted` are booleans; gradients that are not wanted are None. Those of features,
-    weight and bias are this device's part: the whole is their sum over the devices.
+    `wanted` is a `Rows` and a `Head` of booleans; gradients that are not wanted are None. Those of
+    features, weight and bias are this device's part: the whole is their sum over the devices.
     """
     device = Device.of(plan, labels, rows, head)
 
-    def body(d_head, block, part):
+    def body(gradients, block, part):
         weighted = part.rows._replace(weight=jnp.where(part.new, part.rows.weight, 0))
         found, kept = block.first(keep=plan.tiles.keep and wanted is not None)
         (added, evaluation), pull = block.losses(found, weighted, part.labels, head)
         if wanted is None:
             return None, (added, None), (evaluation, None)
         *slopes, d_rows, d_numbers, d_closed = pull(jnp.ones_like(added))
-        d_features, d_head = block.second(found, kept, slopes, wanted, d_head)
-        d_rows = only(wanted[0], d_rows._replace(features=d_features))
-        return d_head, (added, (d_numbers, d_closed)), (evaluation, d_rows)
+        d_features, d_head = gradients
+        d_block, d_head = block.second(found, kept, slopes, wanted, d_head)
+        if d_block is not None:
+            d_features = add_at(d_features, part.start, d_block)
+        d_rows = only(wanted[0]._replace(features=None), d_rows)
+        return (d_features, d_head), (added, (d_numbers, d_closed)), (evaluation, d_rows)
 
-    d_head = None
+    gradients = None
     if wanted is not None:  # sums are float32 or wider, whatever the parameters' dtype
         own = Head(device.weight, device.bias, device.softcap, device.numbers, [])
-        zeros = jax.tree.map(lambda x: jnp.zeros_like(x, device.zero.dtype), own)
-        d_head = only(wanted[1]._replace(closed=[]), zeros)
-    d_head, sums, (evaluation, d_rows) = _over_rows(plan, device, labels, rows, body, d_head)
-    total, d_shared = sums
+        zeros = jax.tree.map(lambda x: jnp.zeros_like(x, device.zero.dtype), (device.features, own))
+        gradients = only((wanted[0].features, wanted[1]._replace(closed=[])), zeros)
+    gradients, sums, by_row = _over_rows(plan, device, labels, rows, body, gradients)
+    (total, d_shared), (evaluation, d_rows) = sums, by_row
     if wanted is None:
         return total, evaluation, None
+    d_features, d_head = gradients
     # Between a scale and its gradient stand all classes, between the other numbers and theirs only
     # the true one, which all devices know.
     d_numbers, d_closed = only((wanted[1].numbers, wanted[1].closed), d_shared)
     softcap, numbers = over_devices((d_head.softcap, d_head.numbers), plan.axis)
     numbers = jax.tree.map(jnp.add, numbers, d_numbers)
     d_head = d_head._replace(softcap=softcap, numbers=numbers, closed=d_closed)
-    return total, evaluation, (d_rows, d_head)
+    return total, evaluation, (d_rows._replace(features=d_features), d_head)
 
 
 class _Part(NamedTuple):
@@ -74,6 +78,7 @@ class _Part(NamedTuple):
 
     rows: Rows
     labels: Array
+    start: Array
     new: Array  # False for rows that the block before had too
 
 
@@ -89,7 +94,7 @@ def _over_rows(plan, device, labels, rows, body, carry):
         start, new = overlapping(start, size, n)
         rows, labels, features, listed = cut(by_example, start, size)
         block = RowBlock(plan, device._replace(features=features, listed=listed))
-        carry, added, by_row = body(carry, block, _Part(rows, labels, new))
+        carry, added, by_row = body(carry, block, _Part(rows, labels, start, new))
         return carry, (added, by_row)
 
     carry, (outputs,) = in_blocks(step, carry, -(-n // size) * size, size)

@@ -459,6 +459,12 @@ def test_rule_of_the_blocks(shape, given, expected):
     assert tiles_for(*shape, *given) == expected
 
 
+def test_rule_for_few_classes_on_each_of_many_devices():
+    assert tiles_for(65_536, 1024, 512).rows == 410
+    assert tiles_for(65_536, 1024, 512, spread=True) == (2048, 1024, True)
+    assert tiles_for(65_536, 32_000, 512, spread=True).rows == 410
+
+
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [

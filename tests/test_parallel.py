@@ -27,7 +27,15 @@ LISTS = js.SparseLabels(
     jnp.array([[0.7, 0.3], [0.5, 0.5], [1.0, 0.0], [0.2, 0.9], [0.6, 0.4]]),
 )
 PLACES = P("data"), P("model"), P("data")
-over_axes = pytest.mark.parametrize("axes", [("data", "model"), ("data", None), (None, "model")])
+# Examples over, classes over. Features are gathered over an axis that is in both.
+AXES = [
+    ("data", "model"),
+    ("data", None),
+    (None, "model"),
+    (("data", "model"), "model"),
+    (("model", "data"), ("data", "model")),
+]
+over_axes = pytest.mark.parametrize("axes", AXES, ids=str)
 
 
 def mesh_of(kind="Explicit", shape=(2, 4)):
@@ -68,9 +76,11 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("blocks", [{}, {"row_block": 2, "class_block": 2}], ids=["one", "rows"])
+@pytest.mark.parametrize(
+    ("axes", "blocks"), [(AXES[0], {"row_block": 2, "class_block": 2}), (AXES[3], {})], ids=str
+)
 @pytest.mark.parametrize("name", OPTIONS)
-def test_options(name, blocks):
+def test_options(name, axes, blocks):
     x, w, labels = head(examples=N, size=D, classes=C)
 
     def total(evaluate, x, w, n):
@@ -79,7 +89,7 @@ def test_options(name, blocks):
         return (jnp.sum(out * jnp.arange(1.0, 1 + out.size)) if out.ndim else out), (out, stats)
 
     def over_mesh(x, w, labels, loss, **options):
-        return spread(loss)(x, w, labels, **options)
+        return spread(loss, axes)(x, w, labels, **options)
 
     expected, got = (
         jax.jit(jax.value_and_grad(partial(total, evaluate), (0, 1, 2), has_aux=True))(x, w, 1.0)
@@ -267,21 +277,22 @@ KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 COLLECTIVE = re.compile(rf"= \(?(.*?)\)? ({KINDS})(?:-start)?\(")
 
 
-def compiled(evaluate, rows, size, classes, mesh):
+def compiled(evaluate, rows, size, classes, mesh, places=PLACES):
     shapes = ((rows, size), jnp.float32), ((classes, size), jnp.float32), ((rows,), jnp.int32)
     arguments = [
         jax.ShapeDtypeStruct(*shape, sharding=NamedSharding(mesh, place))
-        for shape, place in zip(shapes, PLACES, strict=True)
+        for shape, place in zip(shapes, places, strict=True)
     ]
     return jax.jit(jax.value_and_grad(evaluate, (0, 1))).lower(*arguments).compile()
 
 
 def exchanges(program):
-    """Return (kind, numbers) of every array that devices exchange."""
+    """Return (kind, how many numbers) of every array that devices exchange, scalars apart."""
     found = []
     for shapes, kind in COLLECTIVE.findall(program.as_text()):
         for shape in re.findall(r"\[([\d,]*)\]", shapes):
-            found.append((kind, int(np.prod([int(n) for n in shape.split(",") if n]))))
+            numbers = int(np.prod([int(n) for n in shape.split(",") if n]))
+            found += [(kind, numbers)] if shape else []
     return found
 
 
@@ -296,11 +307,23 @@ def test_what_devices_exchange(margin, blocks):
         mesh, batch_axis="data", class_axis="model", num_classes=classes, margin=margin, **blocks
     )
     found = exchanges(compiled(evaluate, rows, size, classes, mesh))
-    assert {kind for kind, _ in found} == {"all-reduce"}
-    block, sizes = blocks.get("row_block", rows // 2), sorted(n for _, n in found)
-    # The scalar results, the maximum and the sum per block of rows, and the two gradients.
-    large = [n for n in sizes if n > 1]
-    assert large == [block, 4 * block, rows // 2 * size, classes // 4 * size]
+    # The scalar results apart: maximum and sum per block of rows, and the two gradients.
+    block = blocks.get("row_block", rows // 2)
+    expected = [block, 4 * block, rows // 2 * size, classes // 4 * size]
+    assert sorted(found) == [("all-reduce", n) for n in expected]
+
+
+def test_what_devices_exchange_if_an_axis_is_in_both():
+    """Their own features are gathered, and of the gradient each device gets its own."""
+    rows, size, classes, mesh = 64, 32, 1024, mesh_of("Auto")
+    axes = {"batch_axis": ("data", "model"), "class_axis": "model"}
+    evaluate = js.sharded_linear_loss(mesh, **axes, num_classes=classes)
+    program = compiled(evaluate, rows, size, classes, mesh, (P(("data", "model")), *PLACES[1:]))
+    block = rows // 2
+    numbers = [block, block, 4 * block, classes // 4 * size]  # the labels too
+    expected = [("all-reduce", n) for n in numbers]
+    expected += [("all-gather", block * size), ("reduce-scatter", rows // 8 * size)]
+    assert sorted(exchanges(program)) == sorted(expected)
 
 
 def test_three_products():
@@ -332,7 +355,6 @@ def test_plain_jit_of_sharded_arrays():
     ("call", "error", "message"),
     [
         (lambda x, w, y: spread(axes=("rows", "model")), ValueError, "`batch_axis`: expected axes"),
-        (lambda x, w, y: spread(axes=("model", "model")), ValueError, "`class_axis`: expected"),
         (lambda x, w, y: spread()(x, w[:5], y), AssertionError, "num_classes = 11"),
         (lambda x, w, y: spread()(x, w, y, bias=BIAS[:5]), AssertionError, "`bias`"),
         (lambda x, w, y: spread()(x[0], w, y[0]), AssertionError, "`features`"),

@@ -125,8 +125,12 @@ def mesh():
     return jax.make_mesh(*MESH, axis_types=(AxisType.Auto,) * 2)
 
 
-def test_every_device_samples_its_own_classes():
-    labels = jnp.array([3, 39, 12, 13, -1, 3])
+over_batch = pytest.mark.parametrize("batch_axis", ["data", ("data", "model")], ids=str)
+
+
+@over_batch
+def test_every_device_samples_its_own_classes(batch_axis):
+    labels = jnp.array([3, 39, 12, 13, -1, 3, 12, 39])
     here, share = C // DEVICES, SAMPLED // DEVICES
 
     def on_each(labels):
@@ -136,12 +140,12 @@ def test_every_device_samples_its_own_classes():
             num_classes=here,
             num_sampled=share,
             class_axis="model",
-            batch_axis="data",
+            batch_axis=batch_axis,
         )
 
     # That the results do not differ along "data" is what shard_map checks here.
-    specs = js.ClassSample(P("model"), P("data"), P("model"))
-    spread = jax.shard_map(on_each, mesh=mesh(), in_specs=P("data"), out_specs=specs)
+    specs = js.ClassSample(P("model"), P(batch_axis), P("model"))
+    spread = jax.shard_map(on_each, mesh=mesh(), in_specs=P(batch_axis), out_specs=specs)
     indices, found, count = jax.jit(spread)(labels)
     classes = indices + here * np.repeat(np.arange(DEVICES), share)
     assert_array_equal(classes[found[labels >= 0]], labels[labels >= 0])
@@ -156,23 +160,18 @@ def test_every_device_samples_its_own_classes():
     assert len({tuple(row) for row in draws}) == DEVICES  # each device draws for itself
 
 
-def partial_fc_step(optimizer, share):
+def partial_fc_step(optimizer, share, batch_axis="data"):
     """Return a step that reads and writes nothing of the classes that are not sampled."""
 
+    axes = {"class_axis": "model", "batch_axis": batch_axis}
+
     def step(weight, state, features, labels, key):
-        sample = js.sample_classes(
-            key,
-            labels,
-            num_classes=weight.shape[0],
-            num_sampled=share,
-            class_axis="model",
-            batch_axis="data",
-        )
+        here = weight.shape[0]
+        sample = js.sample_classes(key, labels, num_classes=here, num_sampled=share, **axes)
         at = sample.indices
         rows, rows_state = jax.tree.map(lambda x: x[at] if x.ndim else x, (weight, state))
 
         def loss_fn(features, rows):
-            axes = {"class_axis": "model", "batch_axis": "data"}
             return js.linear_loss(features, rows, sample.labels, margin=MARGIN, **axes)
 
         loss, (_, grads) = jax.value_and_grad(loss_fn, (0, 1))(features, rows)
@@ -185,7 +184,7 @@ def partial_fc_step(optimizer, share):
         )
         return weight, state, loss
 
-    by_class, by_row = P("model"), P("data")
+    by_class, by_row = P("model"), P(batch_axis)
     state_specs = jax.tree.map(
         lambda x: by_class if x.ndim else P(), jax.eval_shape(optimizer.init, jnp.ones((8, 3)))
     )
@@ -218,11 +217,12 @@ def test_a_step_leaves_the_other_rows_alone():
     assert losses[-1] < losses[0] / 2
 
 
+@over_batch
 @jax.numpy_dtype_promotion("standard")
-def test_a_step_over_all_classes_is_the_usual_one():
+def test_a_step_over_all_classes_is_the_usual_one(batch_axis):
     optimizer = optax.adam(0.1)
-    x, w, labels = head(examples=6, size=3, classes=C)
-    step = partial_fc_step(optimizer, C // DEVICES)
+    x, w, labels = head(examples=8, size=3, classes=C)
+    step = partial_fc_step(optimizer, C // DEVICES, batch_axis)
     got, _, loss = step(w, optimizer.init(w), x, labels, jax.random.key(0))
 
     @jax.jit
