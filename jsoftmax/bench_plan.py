@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array, lax
+from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from rich import box
 from rich.console import Group
 from rich.table import Table
 
@@ -58,11 +59,12 @@ LEGEND = [
     "devices: data × model, the split that sends least with up to 1.5 times the least memory",
     "memory: arguments, results that are not in the place of arguments, and temporaries",
     "state: the weight and its two moments of Adam, which are float32",
-    "sent: in a step, if collectives go round rings; messages: how many collectives",
+    "sent: in a step, if collectives go round rings; calls: how many collectives",
     "÷: the number on its left, divided by what the formula in docs/scale.md gives",
 ]
 _ADAM = optax.adam(1e-3)
-_ROWS, _CLASSES = P(("data", "model")), P("model")
+_AXES = {"batch_axis": ("data", "model"), "class_axis": "model"}
+_ROWS, _CLASSES = P(_AXES["batch_axis"]), P(_AXES["class_axis"])
 
 
 class Costs(NamedTuple):
@@ -136,7 +138,7 @@ def predicted(problem: Problem, sample_rate: float | None, data: int, model: int
     """Return the costs by formula: see docs/scale.md, where `d` is D."""
     d, b = problem.features, jnp.dtype(problem.dtype).itemsize
     n, c, s = _shares(problem, sample_rate, data, model)
-    r, k, kept = tiles_for(n, s, d, narrow=b == 2)
+    r, k, kept = tiles_for(n, s, d, narrow=b == 2, spread=model > 1)
     blocks = -(-n // r)
     state = c * d * (b + 8)
     features, d_features, d_weight = n * d * b * (model > 1), 4 * blocks * r * d, 4 * s * d
@@ -151,10 +153,10 @@ def predicted(problem: Problem, sample_rate: float | None, data: int, model: int
         2 * sampled,  # in Adam
     )
     over_model, over_data = (model - 1) / model, (data - 1) / data
-    gathered, summed, told = n * (d * b + 4), 4 * n * d, 20 * blocks * r
-    sent = over_model * (gathered + 2 * (summed + told)) + over_data * 2 * d_weight
+    gathered, summed, labels, told = n * d * b, 4 * n * d, 4 * n, 20 * blocks * r
+    sent = over_model * (gathered + summed + 2 * (labels + told)) + over_data * 2 * d_weight
     if sample_rate is not None:  # which classes the batch has, and where labels are in the sample
-        sent += over_data * 2 * c + over_model * 2 * 4 * n
+        sent += over_data * 2 * c + over_model * 2 * 2 * labels
     examples = n // model * (2 * d * b + 4)
     return Costs(state + temporary + examples, state, temporary, sent)
 
@@ -195,27 +197,19 @@ def training_step(
         shapes,
         shardings,
     )
-    gather = jax.shard_map(
-        _gathered, mesh=mesh, in_specs=_ROWS, out_specs=P("data"), check_vma=False
-    )
     if sample_rate is None:
         step = _full_step(problem, mesh)
     else:
         step = _sampled_step(problem, sample_rate, mesh, specs)
-
-    def run(key, features, labels, weight, state):
-        return step(key, gather(features), labels, weight, state)
-
     scalar, rows, _, *updated = shardings
-    jitted = jax.jit(run, donate_argnums=(3, 4), out_shardings=(scalar, rows, *updated))
+    jitted = jax.jit(step, donate_argnums=(3, 4), out_shardings=(scalar, rows, *updated))
     return jitted, arguments
 
 
 def _full_step(problem, mesh):
     loss_fn = js.sharded_linear_loss(
         mesh,
-        batch_axis="data",
-        class_axis="model",
+        **_AXES,
         num_classes=problem.classes,
         loss=problem.loss_function(),
         margin=problem.angular_margin(),
@@ -231,23 +225,11 @@ def _full_step(problem, mesh):
 
 def _sampled_step(problem, sample_rate, mesh, specs):
     _, c, sampled = _shares(problem, sample_rate, *mesh.devices.shape)
-    key, _, _, *updated = specs
+    scalar, rows, _, *updated = specs
 
-    @partial(
-        jax.shard_map,
-        mesh=mesh,
-        in_specs=(key, P("data"), P("data"), *updated),
-        out_specs=(P(), P("data"), *updated),
-    )
+    @partial(jax.shard_map, mesh=mesh, in_specs=specs, out_specs=(scalar, rows, *updated))
     def step(key, features, labels, weight, state):
-        sample = js.sample_classes(
-            key,
-            labels,
-            num_classes=c,
-            num_sampled=sampled,
-            class_axis="model",
-            batch_axis="data",
-        )
+        sample = js.sample_classes(key, labels, num_classes=c, num_sampled=sampled, **_AXES)
         real = c * lax.axis_index("model") + sample.indices < problem.classes
 
         def loss_fn(features, weight):
@@ -258,8 +240,7 @@ def _sampled_step(problem, sample_rate, mesh, specs):
                 problem.loss_function(),
                 margin=problem.angular_margin(),
                 where=real if c * mesh.shape["model"] > problem.classes else None,
-                class_axis="model",
-                batch_axis="data",
+                **_AXES,
             )
 
         # Of weight and moments nothing but these rows is read or written.
@@ -280,12 +261,6 @@ def _sampled_step(problem, sample_rate, mesh, specs):
     return step
 
 
-def _gathered(x: Array) -> Array:
-    """Gather rows over `model`; 16-bit ones as bits, since XLA for CPUs gathers them as float32."""
-    bits = lax.bitcast_convert_type(x, jnp.uint16) if x.dtype.itemsize == 2 else x
-    return lax.bitcast_convert_type(lax.all_gather(bits, "model", tiled=True), x.dtype)
-
-
 def _updated(held, gradient):
     """Return weight and state after a step of Adam."""
     weight, state = held
@@ -297,16 +272,16 @@ def tables(plans: list[Plan]) -> Group:
     """Return the plans as tables, one for each kind of problem."""
     shown = []
     for task, group in itertools.groupby(plans, _task):
-        rows = Table(title=task)
-        rows.add_column("classes", justify="right", no_wrap=True)
-        rows.add_column("devices", justify="right", no_wrap=True)
-        for name in ("memory", "state", "temporary", "÷", "sent", "÷", "messages"):
+        # Narrow enough for the 80 columns of a terminal.
+        rows = Table(title=task, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+        names = ("classes", "devices", "memory", "state", "temporary", "÷", "sent", "÷", "calls")
+        for name in names:
             rows.add_column(name, justify="right", no_wrap=True)
         for plan in group:
             found, formula = plan.found, plan.formula
             rows.add_row(
                 f"{plan.problem.classes:,}",
-                f"{plan.data} × {plan.model} = {plan.data * plan.model}",
+                f"{plan.data} × {plan.model}",
                 *map(size, found[:3]),
                 f"{found.temporary / formula.temporary:.2f}",
                 size(found.sent),

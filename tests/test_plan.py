@@ -224,7 +224,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     )
     assert plan.problem == Problem(64, 8, 1001, loss="focal")
     assert plan.data * plan.model == 8
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
     assert "64 rows × 8 features, float32, focal, no margin, 0.5 of the classes sampled" in printed
     assert "1,001" in printed
     written = json.loads(path.read_text())["plans"]
