@@ -273,7 +273,8 @@ def tables(plans: list[Plan]) -> Group:
     shown = []
     for task, group in itertools.groupby(plans, _task):
         # Narrow enough for the 80 columns of a terminal.
-        rows = Table(title=task, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+        tight = {"padding": (0, 1, 0, 0), "pad_edge": False, "show_edge": False}
+        rows = Table(title=task, box=box.SIMPLE_HEAD, **tight)
         names = ("classes", "devices", "memory", "state", "temporary", "÷", "sent", "÷", "calls")
         for name in names:
             rows.add_column(name, justify="right", no_wrap=True)
