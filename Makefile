@@ -22,11 +22,15 @@ check: .venv/dev.done  ## lint, formatting, types
 bench: .venv/bench.done  ## time and memory of a linear head, beside other libraries
 	$(BIN)/python -m jsoftmax.bench $(ARGS)
 
-notebooks docs:  ## not there yet
-	@echo "make $@ is not there yet: it comes with a later version. See 'make help'." >&2; exit 1
+OUT ?= notebooks
+notebooks: .venv/notebooks.done  ## run the notebooks, and write them with what they show (to OUT)
+	$(BIN)/jupyter nbconvert --to notebook --execute --log-level WARN --output-dir $(OUT) notebooks/*.ipynb
 
-clean:  ## remove .venv and what the demo drew
-	rm -rf .venv demo
+docs: .venv/docs.done  ## build the API pages in site/
+	$(BIN)/python docs/build.py site
+
+clean:  ## remove .venv, what the demo drew, and the API pages
+	rm -rf .venv demo site
 
 .venv/%.done: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

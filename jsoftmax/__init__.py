@@ -1,7 +1,8 @@
 """The softmax classification head for JAX, in the order in which data flows through it.
 
-    features, weight -> scores (linear) -> margin (margins) -> LogitStats (stats) -> loss (losses)
-    logits -> probabilities (maps)     logits, labels -> how good they are (metrics, calibration)
+    features, weight -> scores -> margin -> LogitStats -> loss
+    logits -> probabilities
+    logits, labels -> loss, or how good they are
 
 All functions are pure and can be composed with jit, grad, vmap and the rest. Hyper-parameters are
 keyword-only, angles are in radians, losses return one value per example.

@@ -173,7 +173,6 @@ def hardmax(logits: ArrayLike, axis: int = -1, *, where: ArrayLike | None = None
     return jnp.where(jnp.isnan(top), jnp.nan, hard.astype(logits.dtype))
 
 
-@jax.custom_jvp
 def straight_through(hard: Array, soft: Array) -> Array:
     r"""The value of `hard` with the derivative of `soft`.
 
@@ -197,12 +196,17 @@ def straight_through(hard: Array, soft: Array) -> Array:
       Array([-0.1966,  0.1966], dtype=float32)
     """
     checks.shape("hard", hard, jnp.shape(soft), "the same shape as `soft`")
+    return _first(hard, soft)
+
+
+@jax.custom_jvp
+def _first(hard, soft):
     return hard
 
 
-@straight_through.defjvp
-def _straight_through_jvp(primals, tangents):
-    return straight_through(*primals), tangents[1]
+@_first.defjvp
+def _first_jvp(primals, tangents):
+    return _first(*primals), tangents[1]
 
 
 def gumbel_softmax(
