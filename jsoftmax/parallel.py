@@ -43,7 +43,8 @@ def sharded_linear_loss(
     is `linear_loss(..., class_axis=..., batch_axis=...)`.
 
     Args:
-      mesh: the devices. Its axes may be Auto or Explicit.
+      mesh: the devices. Its axes may be Auto or Explicit. Arrays on an Explicit mesh are
+        differentiated by JAX under `jit` or in `jax.set_mesh` only.
       batch_axis: the mesh axis, or axes, over which examples are spread; None for all on each
         device.
       class_axis: the mesh axis, or axes, over which classes are spread; None for all on each. An
@@ -108,15 +109,17 @@ def sharded_linear_loss(
             given = chosen | by_row | by_class | {"margin": tree.unflatten(numbers)}
             return linear_loss(weight=weight, loss=loss, **given, **axes)
 
+        here = _mesh_for(mesh, (by_row, weight, by_class))
+
         def placed(tree, size, spec):
-            return jax.tree.map(lambda x: _placed(_filled(x, size), mesh, spec), tree)
+            return jax.tree.map(lambda x: _placed(_filled(x, size), here, spec), tree)
 
         by_batch, by_classes = P(batch_axes), P(class_axes)
         result = by_batch if chosen.get("reduction", "mean") is None else P()
         # Compiled, since without jit a shard_map is run operation by operation.
         run = jax.shard_map(
             on_each,
-            mesh=mesh,
+            mesh=here,
             in_specs=(by_batch, by_classes, by_classes),
             out_specs=(result, by_batch) if chosen.get("return_stats") else result,
         )
@@ -125,7 +128,7 @@ def sharded_linear_loss(
         )
         if rows == examples:
             return out
-        return jax.tree.map(lambda x: _placed(x, mesh, P())[:examples] if x.ndim else x, out)
+        return jax.tree.map(lambda x: _placed(x, here, P())[:examples] if x.ndim else x, out)
 
     return function
 
@@ -149,6 +152,19 @@ def _check_rows(by_row):
             checks.shape(
                 name, x, (examples, *x.shape[1:]), "as many examples as there are features"
             )
+
+
+def _mesh_for(mesh, arrays):
+    """Return the mesh, with Auto axes if no array lies on an Explicit one.
+
+    Without jit and outside `jax.set_mesh`, JAX does not differentiate what comes from the latter.
+    """
+    arrays = map(jnp.asarray, jax.tree.leaves(arrays))
+    given = [jax.sharding.get_abstract_mesh(), *(jax.typeof(x).sharding.mesh for x in arrays)]
+    if any(AxisType.Explicit in each.axis_types for each in given):
+        return mesh
+    types = (AxisType.Auto,) * len(mesh.axis_names)
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=types)
 
 
 def _filled(x, size):

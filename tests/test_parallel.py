@@ -164,6 +164,16 @@ def test_kinds_of_mesh(kind, placed):
         assert [g.sharding.spec[0] for g in got[1]] == ["data", "model"]
 
 
+def test_without_jit():
+    """Arrays that lie on no mesh may be differentiated, over any mesh."""
+    x, w, labels = head(examples=6, size=D, classes=12)
+    evaluate = js.sharded_linear_loss(
+        mesh_of("Explicit"), batch_axis="data", class_axis="model", num_classes=12
+    )
+    got = jax.value_and_grad(evaluate, (0, 1))(x, w, labels)
+    close(got, jax.jit(jax.value_and_grad(js.linear_loss, (0, 1)))(x, w, labels))
+
+
 def test_several_axes_at_once():
     """Classes over all eight devices, with the features on each of them."""
     x, w, labels = head(examples=N, size=D, classes=C)
