@@ -49,19 +49,19 @@ def softplus(x):
     return np.logaddexp(0, x)
 
 
-def run(loss, logits):
+def with_gradient(loss, logits):
     """Return per-example losses and their gradients."""
-    out, pullback = jax.vjp(jax.jit(loss), logits)
-    return np.asarray(out, np.float64), np.asarray(pullback(jnp.ones_like(out))[0], np.float64)
+    out, pullback = jax.vjp(loss, logits)
+    return out, pullback(jnp.ones_like(out))[0]
 
 
-def check(loss, value, slope, logits, bound=BOUND, least=1e-37):
+def check(results, value, slope, logits, bound=BOUND, least=1e-37):
     """Compare with a loss of u whose derivative is `slope`: d/dz_y = slope, d/dz_j = -slope w_j.
 
     The bound is on the relative error of numbers down to the size `least`.
     """
     u, _, _, shares = split(logits)
-    out, bar = run(loss, logits)
+    out, bar = (np.asarray(x, np.float64) for x in results)
     expected_bar = np.column_stack([-slope[:, None] * shares, slope])
     for got, expected in [(out, value), (bar.T, expected_bar.T)]:
         error = np.abs(got - expected) / np.maximum(np.abs(expected), least)
@@ -75,29 +75,30 @@ def one_hot(logits):
     return jax.nn.one_hot(jnp.full(len(logits), logits.shape[-1] - 1), logits.shape[-1])
 
 
-@pytest.mark.parametrize("side", ["right", "wrong"])
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("classes", [2, 3, 10, 1000])
-def test_cross_entropy(classes, soft, side):
-    u = np.linspace(0, 80, 321) * (1 if side == "right" else -1)
-    logits = confident_logits(u, classes)
-    labels = one_hot(logits) if soft else jnp.full(len(u), classes - 1)
-    u, _, wrong, _ = split(logits)
-    bound = bound_of(u, classes)
-    # A distribution is measured from its largest logit. Where that is one of many equal ones, its
-    # gradient p = 1 - (1 - p) is right to 1e-7, not to 1e-7 of p.
-    least = 0.02 if soft and side == "wrong" else 1e-37
-    check(lambda z: js.cross_entropy(z, labels), softplus(-u), -wrong, logits, bound, least)
+def test_cross_entropy(classes, soft):
+    @jax.jit
+    def run(logits):
+        labels = one_hot(logits) if soft else jnp.full(len(logits), classes - 1)
+        return with_gradient(lambda z: js.cross_entropy(z, labels), logits)
+
+    for side, sign in (("right", 1), ("wrong", -1)):
+        logits = confident_logits(sign * np.linspace(0, 80, 321), classes)
+        u, _, wrong, _ = split(logits)
+        bound = bound_of(u, classes)
+        # A distribution is measured from its largest logit. Where that is one of many equal ones,
+        # its gradient p = 1 - (1 - p) is right to 1e-7, not to 1e-7 of p.
+        least = 0.02 if soft and side == "wrong" else 1e-37
+        check(run(logits), softplus(-u), -wrong, logits, bound, least)
 
 
 @pytest.mark.parametrize("classes", [2, 10])
 def test_optax_fails_the_same_bound(classes):
     logits = confident_logits(np.array([20.0]), classes)
     u, _, wrong, _ = split(logits)
-    out, bar = run(
-        lambda z: optax.softmax_cross_entropy_with_integer_labels(z, jnp.array([classes - 1])),
-        logits,
-    )
+    loss = partial(optax.softmax_cross_entropy_with_integer_labels, labels=jnp.array([classes - 1]))
+    out, bar = jax.jit(partial(with_gradient, loss))(logits)
     assert abs(out[0] / softplus(-u)[0] - 1) > BOUND
     assert abs(bar[0, -1] / -wrong[0] - 1) > BOUND
 
@@ -135,34 +136,47 @@ CLOSED_FORMS = {
 
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("classes", [2, 10])
-@pytest.mark.parametrize("name", CLOSED_FORMS)
-def test_other_losses(name, classes, soft):
-    loss, value, slope = CLOSED_FORMS[name]
+def test_other_losses(classes, soft):
     # focal takes exp(-2 u), which is as good as |2 u| roundings and underflows beyond 40.
     logits = confident_logits(np.linspace(-40, 25, 131), classes)
     labels = one_hot(logits) if soft else jnp.full(len(logits), classes - 1)
-    bound = 1e-5 if "focal" in name else BOUND
     u, p, rest, _ = split(logits)
-    check(lambda z: loss(z, labels), value(u, p, rest), slope(u, p, rest), logits, bound)
+
+    @jax.jit
+    def run(logits):
+        return {
+            name: with_gradient(lambda z, loss=loss: loss(z, labels), logits)
+            for name, (loss, _, _) in CLOSED_FORMS.items()
+        }
+
+    for name, results in run(logits).items():
+        _, value, slope = CLOSED_FORMS[name]
+        bound = 1e-5 if "focal" in name else BOUND
+        check(results, value(u, p, rest), slope(u, p, rest), logits, bound)
 
 
-@pytest.mark.parametrize("sign", [-1, 1])
 @pytest.mark.parametrize("classes", [2, 10])
 @pytest.mark.parametrize("soft", [False, True])
-def test_a_common_offset_of_a_million(soft, classes, sign):
-    # The logits keep only 1/16 of resolution; what is left of them counts exactly.
-    logits = sign * 1e6 + jnp.round(hard_logits(classes)[2:6] * 16) / 16
+def test_a_common_offset_of_a_million(soft, classes):
     labels = labels_for(classes)[2:6]
     q = oracles.one_hot(labels, classes)
     label = jnp.float32(q) if soft else labels
-    out, bar = run(lambda z: js.cross_entropy(z, label), logits)
-    assert_allclose(out, oracles.cross_entropy(logits, q), rtol=BOUND)
-    assert_allclose(bar, oracles.softmax(logits) - q, rtol=BOUND, atol=1e-7)
-    cold = js.softmax(logits, temperature=0.5)
-    assert_allclose(cold, oracles.softmax(logits, temperature=0.5), rtol=1e-5, atol=1e-37)
-    out, _ = run(lambda z: js.cross_entropy(z, label, label_smoothing=0.1, temperature=2.0), logits)
-    smoothed = oracles.cross_entropy(logits, q, label_smoothing=0.1, temperature=2.0)
-    assert_allclose(out, smoothed, rtol=BOUND)
+
+    @jax.jit
+    def run(logits):
+        smoothed = js.cross_entropy(logits, label, label_smoothing=0.1, temperature=2.0)
+        cold = js.softmax(logits, temperature=0.5)
+        return with_gradient(lambda z: js.cross_entropy(z, label), logits), cold, smoothed
+
+    for sign in (-1, 1):
+        # The logits keep only 1/16 of resolution; what is left of them counts exactly.
+        logits = sign * 1e6 + jnp.round(hard_logits(classes)[2:6] * 16) / 16
+        (out, bar), cold, got_smoothed = run(logits)
+        assert_allclose(out, oracles.cross_entropy(logits, q), rtol=BOUND)
+        assert_allclose(bar, oracles.softmax(logits) - q, rtol=BOUND, atol=1e-7)
+        assert_allclose(cold, oracles.softmax(logits, temperature=0.5), rtol=1e-5, atol=1e-37)
+        smoothed = oracles.cross_entropy(logits, q, label_smoothing=0.1, temperature=2.0)
+        assert_allclose(got_smoothed, smoothed, rtol=BOUND)
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -170,10 +184,14 @@ def test_logits_of_size_1e30(soft):
     logits = jnp.array([[1e30, -1e30, 0.0], [-1e30, 1e30, 1e30], [1e30, -1e30, 1e30]], jnp.float32)
     labels = jnp.array([0, 1, 1])
     given = jax.nn.one_hot(labels, 3) if soft else labels
+
+    @jax.jit
+    def run(logits):
+        maps = js.softmax(logits), js.log_softmax(logits, temperature=10.0)
+        return with_gradient(lambda z: js.cross_entropy(z, given), logits), maps
+
     with jax.debug_nans(True):
-        out, bar = run(lambda z: js.cross_entropy(z, given), logits)
-        p = jax.jit(js.softmax)(logits)
-        log_p = jax.jit(partial(js.log_softmax, temperature=10.0))(logits)
+        (out, bar), (p, log_p) = run(logits)
     assert_array_equal(p, [[1, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5]])
     assert_allclose(log_p[1], [-2e29, -np.log(2), -np.log(2)], rtol=1e-6)
     assert_allclose(out, [0, np.log(2), 2e30], rtol=1e-6)
@@ -184,8 +202,13 @@ def test_logits_of_size_1e30(soft):
 @pytest.mark.parametrize("classes", [3, 10, 1000])
 def test_gradient_of_a_distribution_is_p_minus_q(classes):
     logits = hard_logits(classes)
-    q = jax.nn.softmax(jax.random.normal(jax.random.key(0), logits.shape))
-    for loss in (js.cross_entropy, js.kl_divergence):
-        _, bar = run(lambda z, loss=loss: loss(z, q), logits)
-        expected = oracles.softmax(logits) - oracles.float64(q)
+    q = oracles.softmax(np.random.default_rng(0).normal(size=logits.shape)).astype(np.float32)
+    losses = js.cross_entropy, js.kl_divergence
+
+    @jax.jit
+    def run(logits):
+        return [with_gradient(lambda z, loss=loss: loss(z, q), logits)[1] for loss in losses]
+
+    expected = oracles.softmax(logits) - oracles.float64(q)
+    for bar in run(logits):
         assert_allclose(bar, expected, rtol=BOUND, atol=3e-7)

@@ -102,13 +102,17 @@ ESTIMATORS = [
 ]
 
 
-def inputs(member, dtype):
+def numbers(member):
     """Return `[3, width]` of which every number is exact in every dtype.
 
     They are multiples of 1/8: the seed is one for which no sparse map is at a kink.
     """
     normal = np.random.default_rng(10 + len(member.name)).normal(size=(ROWS, member.width))
-    return jnp.asarray(np.round(normal * 16) / 8 + 1 / 16).astype(dtype)
+    return np.round(normal * 16) / 8 + 1 / 16
+
+
+def inputs(member, dtype):
+    return jnp.asarray(numbers(member)).astype(dtype)
 
 
 def direction(z):
@@ -155,46 +159,57 @@ def derivatives(function, z):
 
 
 def batches_and_loops(function, z):
-    """Return what vmap, scan and remat make of the same numbers."""
+    """Return what vmap, and remat inside of scan, make of the same numbers."""
     total = weighted_sum(function)
     stacked = jnp.stack([z, z[::-1]])
-    _, (values, grads) = jax.lax.scan(lambda _, z: (0, jax.value_and_grad(total)(z)), 0, stacked)
+    of_remat = jax.value_and_grad(jax.checkpoint(total))
+    _, (totals, grads) = jax.lax.scan(lambda _, z: (0, of_remat(z)), 0, stacked)
+    values, vmapped = jax.vmap(lambda z: (function(z), jax.grad(total)(z)))(stacked)
     return {
-        "vmap": jax.vmap(function)(stacked)[0],
-        "vmap of grad": jax.vmap(jax.grad(total))(stacked)[0],
-        "remat": jax.grad(jax.checkpoint(total))(z),
-        "scan": values[0],
-        "scan of grad": grads[0],
+        "vmap": values[0],
+        "vmap of grad": vmapped[0],
+        "scan of remat": totals[0],
+        "scan of grad of remat": grads[0],
     }
 
 
 @cache
+def in_float64(member):
+    """Return the derivatives in float64 as a function of the input, compiled once."""
+    run = jax.jit(lambda z: derivatives(member.function, z))
+
+    def found(z):
+        with jax.enable_x64(True):
+            return jax.tree.map(np.asarray, run(z))
+
+    return found
+
+
+def total_of(value):
+    """Return `weighted_sum` of a value."""
+    return value.ravel() @ (0.5 + np.arange(value.size) / 16)
+
+
+@cache
 def reference(member):
-    """Return the derivatives in float64, as numpy arrays."""
-    with jax.enable_x64(True):
-        z = inputs(member, "float64")
-        found = jax.jit(lambda z: derivatives(member.function, z))(z)
-        found = jax.tree.map(np.asarray, found)
-        weights = 0.5 + np.arange(found["value"].size) / 16
-        return found | {"total": found["value"].ravel() @ weights}
+    """Return the derivatives in float64 at the input, and the weighted sum."""
+    found = in_float64(member)(numbers(member))
+    return found | {"total": total_of(found["value"])}
 
 
 @over(MEMBERS, "member")
 def test_derivatives_against_finite_differences(member):
-    step = 1e-5
-    got = reference(member)
-    with jax.enable_x64(True):
-        z = inputs(member, "float64")
-        total = weighted_sum(member.function)
-        run = jax.jit(lambda z: (total(z), jax.grad(total)(z), member.function(z)))
-        columns = [
-            jax.tree.map(lambda up, down: (up - down) / (2 * step), run(z + d), run(z - d))
-            for d in step * np.eye(z.size).reshape(z.size, *z.shape)
-        ]
-        grad = np.array([column[0] for column in columns]).reshape(z.shape)
-        hessian = np.array([column[1] for column in columns]).reshape(z.size, z.size)
-        v = np.asarray(direction(z))
-        jvp = sum(np.asarray(column[2]) * x for column, x in zip(columns, v.ravel(), strict=True))
+    step, got = 1e-5, reference(member)
+    z, run = numbers(member), in_float64(member)
+    columns = []
+    for d in step * np.eye(z.size).reshape(z.size, *z.shape):
+        up, down = run(z + d), run(z - d)
+        change = {k: (up[k] - down[k]) / (2 * step) for k in ("value", "grad")}
+        columns.append((total_of(change["value"]), change["grad"], change["value"]))
+    grad = np.array([column[0] for column in columns]).reshape(z.shape)
+    hessian = np.array([column[1] for column in columns]).reshape(z.size, z.size)
+    v = oracles.float64(direction(inputs(member, "float32")))
+    jvp = sum(column[2] * x for column, x in zip(columns, v.ravel(), strict=True))
     expected = {
         "grad": grad,
         "jvp": jvp,
@@ -228,8 +243,8 @@ DTYPES = [
 def test_transformations_against_float64(member, dtype):
     z = inputs(member, dtype)
     expected = dict(reference(member))
-    expected |= dict.fromkeys(("vmap of grad", "remat", "scan of grad"), expected["grad"])
-    expected |= {"vmap": expected["value"], "scan": expected["total"]}
+    expected |= dict.fromkeys(("vmap of grad", "scan of grad of remat"), expected["grad"])
+    expected |= {"vmap": expected["value"], "scan of remat": expected["total"]}
     # In float32 second derivatives are taken one way; the ways are compared in float64.
     expected["forward over reverse"] = expected["reverse over reverse"]
     parts = [first_derivatives]
@@ -260,30 +275,40 @@ def test_estimators_under_transformations(member):
     assert np.abs(eager).max() > 1e-3
 
 
-# --- hyper-parameters: (h, logits) -> array, and a value ---
+# --- hyper-parameters ---
 
 CE = js.cross_entropy
+
+
+def sce(h, z):
+    return js.symmetric_cross_entropy(z, LABELS, alpha=h[0], beta=h[1], log_zero=h[2])
+
+
+def of_labels(h, z):
+    return CE(z, LABELS, label_smoothing=h[0], z_loss=h[1], class_weight=jnp.full(5, h[2]))
+
+
+# name: (h, logits) -> array, and values of h; a tuple is of several numbers, traced together
 HYPERPARAMETERS = {
     "softmax temperature": (lambda h, z: js.softmax(z, temperature=h), 0.7),
     "log_softmax temperature": (lambda h, z: js.log_softmax(z, temperature=h), 1.7),
-    "sink": (lambda h, z: js.softmax(z, sink=h, temperature=2.0), 0.3),
+    "sink and temperature": (
+        lambda h, z: js.softmax(z, sink=h[0], temperature=h[1]),
+        (0.3, 2.0),
+    ),
     "log sink": (lambda h, z: js.log_softmax(z, sink=h), 0.3),
-    "sink temperature": (lambda h, z: js.softmax(z, sink=0.5, temperature=h), 2.0),
     "gumbel": (lambda h, z: js.gumbel_softmax(jax.random.key(1), z, temperature=h), 0.5),
     "range_limited": (lambda h, z: js.range_limited_softmax(z, num_samples=h), 50.0),
     "gaussian": (lambda h, z: js.gaussian_softmax(z, num_samples=h), 50.0),
     "log_gaussian": (lambda h, z: js.log_gaussian_softmax(z, num_samples=h), 50.0),
     "ev epsilon": (lambda h, z: js.ev_softmax(z, epsilon=h), 0.1),
     "scalable scale": (lambda h, z: js.scalable_softmax(z, scale=h), 0.43),
-    "alpha of entmax": (lambda h, z: js.entmax(z, alpha=h), 1.3),
-    "alpha of entmax, softmax": (lambda h, z: js.entmax(z, alpha=h), 1.0),
-    "alpha of entmax at 2": (lambda h, z: js.entmax(z, alpha=h), 2.0),
+    "alpha of entmax": (lambda h, z: js.entmax(z, alpha=h), 1.3, 1.0, 2.0),
     "alpha of entmax_loss": (lambda h, z: js.entmax_loss(z, LABELS, alpha=h), 1.3),
     "alpha of entmax_loss, soft": (lambda h, z: js.entmax_loss(z, SOFT, alpha=h), 1.0),
     "t": (lambda h, z: js.tempered_softmax(z, t=h), 1.4),
-    "t1": (lambda h, z: js.bi_tempered_loss(z, LABELS, t1=h, t2=1.4), 0.8),
+    "t1 and t2": (lambda h, z: js.bi_tempered_loss(z, LABELS, t1=h[0], t2=h[1]), (0.8, 1.4)),
     "t1, soft": (lambda h, z: js.bi_tempered_loss(z, SOFT, t1=h, t2=1.0), 0.99),
-    "t2": (lambda h, z: js.bi_tempered_loss(z, LABELS, t1=0.8, t2=h), 1.4),
     "soft_top_k temperature": (lambda h, z: js.soft_top_k(z, 2, temperature=h), 0.5),
     "distillation temperature": (
         lambda h, z: js.distillation_loss(z, 4 * SOFT, temperature=h),
@@ -300,50 +325,57 @@ HYPERPARAMETERS = {
     ),
     "temperature": (lambda h, z: CE(z, LABELS, temperature=h), 0.7),
     "temperature, soft": (lambda h, z: CE(z, SOFT, temperature=h), 0.7),
-    "temperature, z_loss": (lambda h, z: CE(z, LABELS, temperature=h, z_loss=0.1), 2.0),
-    "label_smoothing": (lambda h, z: CE(z, LABELS, label_smoothing=h), 0.1),
-    "label_smoothing, soft": (lambda h, z: CE(z, SOFT, label_smoothing=h), 0.1),
-    "z_loss": (lambda h, z: CE(z, LABELS, z_loss=h), 0.01),
-    "z_loss, soft": (lambda h, z: CE(z, SOFT, z_loss=h), 0.01),
+    "temperature and z_loss": (
+        lambda h, z: CE(z, LABELS, temperature=h[0], z_loss=h[1]),
+        (2.0, 0.1),
+    ),
+    "label_smoothing, z_loss and class_weight": (of_labels, (0.1, 0.01, 3.0)),
+    "label_smoothing and z_loss, soft": (
+        lambda h, z: CE(z, SOFT, label_smoothing=h[0], z_loss=h[1]),
+        (0.1, 0.01),
+    ),
     "gamma": (lambda h, z: js.focal_loss(z, LABELS, gamma=h), 2.0),
     "gamma, soft": (lambda h, z: js.focal_loss(z, SOFT, gamma=h), 0.5),
     "epsilon": (lambda h, z: js.poly_loss(z, LABELS, epsilon=h), 2.0),
-    "q": (lambda h, z: js.generalized_cross_entropy(z, LABELS, q=h), 0.7),
-    "q small": (lambda h, z: js.generalized_cross_entropy(z, LABELS, q=h), 1e-3),
-    "alpha": (lambda h, z: js.symmetric_cross_entropy(z, LABELS, alpha=h), 0.1),
-    "beta": (lambda h, z: js.symmetric_cross_entropy(z, LABELS, beta=h), 1.0),
-    "log_zero": (lambda h, z: js.symmetric_cross_entropy(z, LABELS, log_zero=h), -4.0),
+    "q": (lambda h, z: js.generalized_cross_entropy(z, LABELS, q=h), 0.7, 1e-3),
+    "alpha, beta and log_zero": (sce, (0.1, 1.0, -4.0)),
     "pos_weight": (lambda h, z: js.binary_cross_entropy(z, SOFT, pos_weight=h), 3.0),
-    "class_weight": (lambda h, z: CE(z, LABELS, class_weight=jnp.full(5, h)), 3.0),
     "labels": (lambda h, z: CE(z, SOFT * (1 + h)), 0.5),
 }
 
 
+def nudged(h, i, by):
+    """Return the number, or the tuple with its i-th number, moved."""
+    if not isinstance(h, tuple):
+        return h + by
+    return (*h[:i], h[i] + by, *h[i + 1 :])
+
+
 @pytest.mark.parametrize("name", HYPERPARAMETERS)
 def test_traced_hyperparameters(name):
-    function, value = HYPERPARAMETERS[name]
-    member, step = Member(name, None), 1e-5
+    function, *values = HYPERPARAMETERS[name]
+    member, step, count = Member(name, None), 1e-5, np.size(values[0])
     with jax.enable_x64(True):
         z = inputs(member, "float64")
-        weights = 0.5 + jnp.arange(z.size) / 16
 
         @jax.jit
         def run(h):
-            def total(h):
-                out = function(h, z)
-                return jnp.sum(out.ravel() * weights[: out.size])
+            def of(h):
+                return function(h, z)
 
-            moved = jax.jvp(lambda h: function(h, z), (h,), (jnp.ones_like(h),))[1]
-            return function(h, z), jax.grad(total)(h), moved
+            zero = jax.tree.map(jnp.zeros_like, h)
+            moved = [jax.jvp(of, (h,), (nudged(zero, i, 1.0),))[1] for i in range(count)]
+            known = [function(value, z) for value in values]  # the values are constants here
+            return of(h), jax.grad(weighted_sum(of))(h), moved, known
 
-        got, slope, moved = run(value)
-        known = jax.jit(lambda z: function(value, z))(z)
-        assert_allclose(got, known, rtol=1e-11, atol=1e-12)
-        change = (run(value + step)[0] - run(value - step)[0]) / (2 * step)
-        scale = max(np.abs(change).max(), np.abs(got).max())
-        assert_allclose(moved, change, rtol=0, atol=2e-7 * scale)
-        assert_allclose(
-            slope, jnp.sum(moved.ravel() * weights[: moved.size]), rtol=1e-11, atol=1e-12
-        )
-    z32 = inputs(member, "float32")
-    assert jax.eval_shape(function, 1.0, z32).dtype == jnp.float32 or "labels" in name
+        for which, value in enumerate(values):
+            got, slopes, moved, known = jax.tree.map(np.asarray, run(value))
+            assert_allclose(got, known[which], rtol=1e-11, atol=1e-12)
+            for i, slope in enumerate(jax.tree.leaves(slopes)):
+                up, down = (np.asarray(run(nudged(value, i, d))[0]) for d in (step, -step))
+                change = (up - down) / (2 * step)
+                scale = max(np.abs(change).max(), np.abs(got).max())
+                assert_allclose(moved[i], change, rtol=0, atol=2e-7 * scale)
+                assert_allclose(slope, total_of(moved[i]), rtol=1e-11, atol=1e-12)
+    z32, ones = inputs(member, "float32"), jax.tree.map(lambda _: 1.0, values[0])
+    assert jax.eval_shape(function, ones, z32).dtype == jnp.float32 or "labels" in name
