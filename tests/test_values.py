@@ -33,6 +33,12 @@ CLASSES_DTYPES = pytest.mark.parametrize(("classes", "dtype"), CLASSES_AND_DTYPE
 ALL_CLASSES = pytest.mark.parametrize("classes", CLASSES)
 
 
+def all_of(cases, call, logits):
+    """Return (case, result) for each of the cases, which are compiled as one program."""
+    results = jax.jit(lambda z: [call(case, z) for case in cases])(logits)
+    return zip(cases, results, strict=True)
+
+
 def map_tolerance(case, dtype, expected):
     """Return (rtol, atol): a logarithm near 0 and a sum's logarithm are only good absolutely."""
     rtol = RTOL[dtype]
@@ -46,40 +52,40 @@ def map_tolerance(case, dtype, expected):
 
 
 @CLASSES_DTYPES
-@over(MAPS)
-def test_map_matches_oracle_in_every_dtype(case, classes, dtype):
+def test_maps_match_oracles_in_every_dtype(classes, dtype):
     with jax.enable_x64(dtype == "float64"):
         logits = hard_logits(classes, dtype)
-        got = jax.jit(lambda z: case.function(z, **case.options))(logits)
-        expected = case.oracle(logits, **case.options)
-    assert got.dtype == ("float32" if dtype == "int32" else dtype)
-    rtol, atol = map_tolerance(case, dtype, expected)
-    atol = max(atol, FLOAT16_STEP if dtype == "float16" else 1e-37)
-    assert_allclose(oracles.float64(got), expected, rtol=rtol, atol=atol)
+        for case, got in all_of(MAPS, lambda case, z: case.function(z, **case.options), logits):
+            expected = case.oracle(logits, **case.options)
+            assert got.dtype == ("float32" if dtype == "int32" else dtype), case.name
+            rtol, atol = map_tolerance(case, dtype, expected)
+            atol = max(atol, FLOAT16_STEP if dtype == "float16" else 1e-37)
+            assert_allclose(oracles.float64(got), expected, rtol=rtol, atol=atol, err_msg=case.name)
 
 
-@pytest.mark.parametrize("axis", [-2])
-@over([*MAPS, *GUMBEL])
-def test_map_along_any_axis_with_mask(case, axis):
-    logits = jax.random.normal(jax.random.key(1), (4, 3, 5)) * 3
-    where = jax.random.bernoulli(jax.random.key(2), 0.6, (4, 3, 5)).at[-1, -1, -1].set(True)
-    where = where | (jnp.arange(logits.shape[axis]) == 1).reshape(
-        [-1 if i == axis % 3 else 1 for i in range(3)]
-    )
-    got = jax.jit(lambda z: case.function(z, axis, where=where, **case.options))(logits)
-    expected = case.oracle(logits, axis, where=np.asarray(where), **case.options)
-    assert_allclose(oracles.float64(got), expected, rtol=2e-5, atol=1e-6)
+def test_maps_along_another_axis_with_a_mask():
+    rng = np.random.default_rng(1)
+    logits = np.float32(rng.normal(size=(4, 3, 5)) * 3)
+    where = rng.random((4, 3, 5)) < 0.6
+    where[:, 1] = True
+
+    def call(case, z):
+        return case.function(z, -2, where=where, **case.options)
+
+    for case, got in all_of([*MAPS, *GUMBEL], call, logits):
+        expected = case.oracle(logits, -2, where=where, **case.options)
+        assert_allclose(oracles.float64(got), expected, rtol=2e-5, atol=1e-6, err_msg=case.name)
 
 
-@over([case for case in MAPS if "num_samples" not in case.options and case.name != "hardmax"])
-def test_map_over_several_axes(case):
-    logits = jax.random.normal(jax.random.key(3), (4, 3, 5)) * 3
-    got = jax.jit(lambda z: case.function(z, (0, 2), **case.options))(logits)
-    flat = jnp.moveaxis(logits, 1, 0).reshape(3, 20)
-    expected = case.oracle(flat, **case.options)
-    if expected.ndim == 2:
-        expected = np.moveaxis(expected.reshape(3, 4, 5), 0, 1)
-    assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+def test_maps_over_several_axes():
+    logits = np.float32(np.random.default_rng(3).normal(size=(4, 3, 5)) * 3)
+    flat = np.moveaxis(logits, 1, 0).reshape(3, 20)
+    cases = [c for c in MAPS if "num_samples" not in c.options and c.name != "hardmax"]
+    for case, got in all_of(cases, lambda c, z: c.function(z, (0, 2), **c.options), logits):
+        expected = case.oracle(flat, **case.options)
+        if expected.ndim == 2:
+            expected = np.moveaxis(expected.reshape(3, 4, 5), 0, 1)
+        assert_allclose(got, expected, rtol=1e-5, atol=1e-6, err_msg=case.name)
 
 
 def test_mask_broadcasts_and_temperature_and_sink_may_differ_by_example():
@@ -106,73 +112,70 @@ def loss_tolerance(case, expected):
     return 5e-6, 2e-6 * np.abs(expected).max() if combined else 1e-37
 
 
-# Options are numbers, whatever the dtype of the logits.
-LOSSES_DTYPES = [
-    (case, classes, dtype)
-    for case in LOSSES
-    for classes, dtype in CLASSES_AND_DTYPES
-    if case in FORMULAS or dtype == "float32"
-]
-
-
-@pytest.mark.parametrize(
-    ("case", "classes", "dtype"),
-    LOSSES_DTYPES,
-    ids=[f"{case.name}-{classes}-{dtype}" for case, classes, dtype in LOSSES_DTYPES],
-)
-def test_loss_matches_oracle_in_every_dtype(case, classes, dtype):
+@CLASSES_DTYPES
+def test_losses_match_oracles_in_every_dtype(classes, dtype):
     labels = labels_for(classes)
+    q = oracles.one_hot(labels, classes)
+    # Options are numbers, whatever the dtype of the logits.
+    cases = LOSSES if dtype == "float32" else FORMULAS
     with jax.enable_x64(dtype == "float64"):
         logits = hard_logits(classes, dtype)
-        got = jax.jit(lambda z: case.function(z, labels, **case.options))(logits)
-        assert got.dtype == ("float64" if dtype == "float64" else "float32")
-        got = np.asarray(got)
-    expected = case.oracle(logits, oracles.one_hot(labels, classes), **case.options)
-    rtol, atol = loss_tolerance(case, expected)
-    if dtype == "float64":
-        rtol, atol = rtol * 1e-7, atol * 1e-7
-    if case.name == "focal, gamma 0.5" or case.name == "focal":
-        rtol *= 10  # an exponential of up to 50
-    assert_allclose(got, expected, rtol=rtol, atol=atol)
+        for case, got in all_of(cases, lambda c, z: c.function(z, labels, **c.options), logits):
+            assert got.dtype == ("float64" if dtype == "float64" else "float32"), case.name
+            expected = case.oracle(logits, q, **case.options)
+            rtol, atol = loss_tolerance(case, expected)
+            if dtype == "float64":
+                rtol, atol = rtol * 1e-7, atol * 1e-7
+            if case.name == "focal, gamma 0.5" or case.name == "focal":
+                rtol *= 10  # an exponential of up to 50
+            assert_allclose(np.asarray(got), expected, rtol=rtol, atol=atol, err_msg=case.name)
 
 
 @pytest.mark.parametrize("classes", [3, 1000])
-@over(LOSSES)
-def test_loss_of_distribution_with_mask(case, classes):
+def test_losses_of_distributions_with_a_mask(classes):
     logits, q, where = hard_logits(classes), distributions(classes), some_mask(classes)
     q = on_kept(q, where)
-    got = jax.jit(lambda z: case.function(z, q, where=where, **case.options))(logits)
-    expected = case.oracle(logits, q, where=where, **case.options)
-    rtol, atol = loss_tolerance(case, expected)
-    assert_allclose(got, expected, rtol=10 * rtol, atol=max(atol, 1e-37))
+
+    def call(case, z):
+        return case.function(z, q, where=where, **case.options)
+
+    for case, got in all_of(LOSSES, call, logits):
+        expected = case.oracle(logits, q, where=where, **case.options)
+        rtol, atol = loss_tolerance(case, expected)
+        assert_allclose(got, expected, rtol=10 * rtol, atol=max(atol, 1e-37), err_msg=case.name)
 
 
 @pytest.mark.parametrize(("axis", "soft"), [(0, False), (-2, True)])
-@over(FORMULAS)
-def test_loss_along_any_axis_with_mask(case, axis, soft):
-    logits = jax.random.normal(jax.random.key(1), (2, 4, 5)) * 3
-    q = jax.nn.softmax(jax.random.normal(jax.random.key(2), (2, 4, 5)))
+def test_losses_along_any_axis_with_a_mask(axis, soft):
+    rng = np.random.default_rng(1)
+    logits = np.float32(rng.normal(size=(2, 4, 5)) * 3)
     where = np.arange(5) != 1
-    labels = jnp.array([[0, 4, 2, 3], [4, 4, 0, 2]])
-    one_hot = oracles.one_hot(labels, 5)
-    q = on_kept(q, where)
+    labels = np.array([[0, 4, 2, 3], [4, 4, 0, 2]])
+    q = on_kept(oracles.softmax(rng.normal(size=(2, 4, 5))).astype("float32"), where)
     labels_in = np.moveaxis(q, -1, axis) if soft else labels
     where_in = np.moveaxis(np.broadcast_to(where, (2, 4, 5)), -1, axis)
-    got = jax.jit(lambda z: case.function(z, labels_in, axis=axis, where=where_in, **case.options))(
-        np.moveaxis(logits, -1, axis)
-    )
-    expected = case.oracle(logits, q if soft else one_hot, where=where, **case.options)
-    assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    target = q if soft else oracles.one_hot(labels, 5)
+
+    def call(case, z):
+        return case.function(z, labels_in, axis=axis, where=where_in, **case.options)
+
+    for case, got in all_of(FORMULAS, call, np.moveaxis(logits, -1, axis)):
+        expected = case.oracle(logits, target, where=where, **case.options)
+        assert_allclose(got, expected, rtol=1e-5, atol=1e-6, err_msg=case.name)
 
 
 @pytest.mark.parametrize("classes", [1, 3, 1000])
-@over(STATS_LOSSES)
-def test_loss_of_stats(case, classes):
+def test_losses_of_stats(classes):
     # Logits around 0: absolute stats of far logits can not keep all digits of a small loss.
     logits, labels = hard_logits(classes)[:6], labels_for(classes)[:6]
-    got = jax.jit(lambda z: case.function(js.logit_stats(z, labels), **case.options))(logits)
-    expected = case.oracle(logits, oracles.one_hot(labels, classes), **case.options)
-    assert_allclose(got, expected, rtol=3e-5, atol=loss_tolerance(case, expected)[1])
+
+    def call(case, z):
+        return case.function(js.logit_stats(z, labels), **case.options)
+
+    for case, got in all_of(STATS_LOSSES, call, logits):
+        expected = case.oracle(logits, oracles.one_hot(labels, classes), **case.options)
+        atol = loss_tolerance(case, expected)[1]
+        assert_allclose(got, expected, rtol=3e-5, atol=atol, err_msg=case.name)
 
 
 @ALL_CLASSES
@@ -306,13 +309,13 @@ def test_num_samples_below_two_and_traced(case):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int32"])
-@over(GUMBEL)
-def test_gumbel_softmax_in_other_dtypes(case, dtype):
+def test_gumbel_softmax_in_other_dtypes(dtype):
     logits = hard_logits(3, dtype)
-    got = jax.jit(lambda z: case.function(z, **case.options))(logits)
-    assert got.dtype == ("float32" if dtype == "int32" else dtype)
-    expected = case.oracle(logits, **case.options)
-    assert_allclose(oracles.float64(got), expected, rtol=max(RTOL[dtype], 2e-5), atol=FLOAT16_STEP)
+    rtol = max(RTOL[dtype], 2e-5)
+    for case, got in all_of(GUMBEL, lambda c, z: c.function(z, **c.options), logits):
+        assert got.dtype == ("float32" if dtype == "int32" else dtype)
+        expected = case.oracle(logits, **case.options)
+        assert_allclose(oracles.float64(got), expected, rtol=rtol, atol=FLOAT16_STEP)
 
 
 def test_gumbel_samples_have_the_frequencies_of_softmax():
