@@ -12,7 +12,7 @@ demo: .venv/demo.done  ## train six softmax heads on handwritten digits, draw wh
 	$(BIN)/python -m jsoftmax.demo $(ARGS)
 
 test: .venv/dev.done  ## run the tests, the doctests and the README's code
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/dev.done  ## lint, formatting, types
 	$(BIN)/ruff check .
@@ -24,7 +24,8 @@ bench: .venv/bench.done  ## time and memory of a linear head, beside other libra
 
 OUT ?= notebooks
 notebooks: .venv/notebooks.done  ## run the notebooks, and write them with what they show (to OUT)
-	$(BIN)/jupyter nbconvert --to notebook --execute --log-level WARN --output-dir $(OUT) notebooks/*.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --execute --log-level ERROR --output-dir $(OUT) \
+	  --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 docs: .venv/docs.done  ## build the API pages in site/
 	$(BIN)/python docs/build.py site
