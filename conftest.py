@@ -1,5 +1,6 @@
 """Settings for every test and doctest: strict promotion, 8 CPU devices, short numbers."""
 
+import gc
 import os
 
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -13,6 +14,17 @@ import jsoftmax
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+# Searching all that compiled programs hold for garbage, again and again, takes a tenth of the time.
+gc.set_threshold(700, 10, 1000)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _garbage():
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
