@@ -11,7 +11,7 @@ help:  ## list the targets
 demo: .venv/demo.done  ## train six softmax heads on handwritten digits, draw what a margin does
 	$(BIN)/python -m jsoftmax.demo $(ARGS)
 
-test: .venv/dev.done  ## run the tests, the doctests and the README's code
+test: .venv/dev.done  ## run the tests, the doctests and the pages' code
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/dev.done  ## lint, formatting, types

@@ -146,8 +146,6 @@ def test_many_classes_in_float16(classes):
 
 
 # --- classes at -inf or masked ---
-
-
 # The tests of one function share their shapes, and so what is compiled: `compiled`.
 
 
