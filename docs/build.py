@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from pdoc.render_helpers import format_signature
 
-PAGES = ["jsoftmax", "!jsoftmax.entmax"]  # entmax: the function, not its module
+PAGES = ["jsoftmax"]
 
 # pdoc spells out what the names of types stand for.
 NAMES = {

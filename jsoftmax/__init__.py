@@ -8,40 +8,22 @@ All functions are pure and can be composed with jit, grad, vmap and the rest. Hy
 keyword-only, angles are in radians, losses return one value per example.
 """
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from jsoftmax import checks
-from jsoftmax.calibration import (
-    ReliabilityCurve,
-    adaptive_calibration_error,
-    classwise_calibration_error,
-    expected_calibration_error,
-    fit_temperature,
-    reliability_curve,
-)
-from jsoftmax.closed_maps import (
-    ev_softmax,
-    gaussian_softmax,
-    log_gaussian_softmax,
-    range_limited_softmax,
-    scalable_softmax,
-    sigsoftmax,
-    spherical_softmax,
-    taylor_softmax,
-)
-from jsoftmax.divergences import (
-    brier_loss,
-    confidence_penalty_loss,
-    distillation_loss,
-    entropy,
-    js_divergence,
-    kl_divergence,
-)
-from jsoftmax.entmax import entmax, entmax15, sparsemax, tempered_softmax
-from jsoftmax.entmax_losses import bi_tempered_loss, entmax15_loss, entmax_loss, sparsemax_loss
-from jsoftmax.linear import linear_cross_entropy, linear_logits, linear_loss, linear_stats
-from jsoftmax.logit_losses import (
-    binary_cross_entropy,
+from jsoftmax.linear.logits import linear_logits
+from jsoftmax.linear.loss import linear_cross_entropy, linear_loss, linear_stats
+from jsoftmax.linear.sampling import ClassSample, sample_classes
+from jsoftmax.linear.sharded import sharded_linear_loss
+from jsoftmax.losses.bi_tempered import bi_tempered_loss
+from jsoftmax.losses.binary import binary_cross_entropy
+from jsoftmax.losses.brier import brier_loss
+from jsoftmax.losses.divergences import distillation_loss, js_divergence, kl_divergence
+from jsoftmax.losses.entropy import confidence_penalty_loss, entropy
+from jsoftmax.losses.fenchel_young import entmax15_loss, entmax_loss, sparsemax_loss
+from jsoftmax.losses.long_tail import adjust_logits, class_balanced_weights
+from jsoftmax.losses.of_stats import focal, gce, mae, nll, poly1, sce
+from jsoftmax.losses.on_logits import (
     cross_entropy,
     focal_loss,
     generalized_cross_entropy,
@@ -49,21 +31,23 @@ from jsoftmax.logit_losses import (
     poly_loss,
     symmetric_cross_entropy,
 )
-from jsoftmax.long_tail import adjust_logits, class_balanced_weights
-from jsoftmax.losses import focal, gce, mae, nll, poly1, sce, weighted_mean
-from jsoftmax.maps import (
-    gumbel_softmax,
-    hardmax,
-    log_softmax,
-    logsumexp,
-    softmax,
-    straight_through,
+from jsoftmax.losses.reduction import weighted_mean
+from jsoftmax.maps.alternatives import (
+    ev_softmax,
+    scalable_softmax,
+    sigsoftmax,
+    spherical_softmax,
+    taylor_softmax,
 )
-from jsoftmax.margins import (
-    AngularMargin,
+from jsoftmax.maps.bounded import gaussian_softmax, log_gaussian_softmax, range_limited_softmax
+from jsoftmax.maps.entmax import entmax, entmax15, sparsemax, tempered_softmax
+from jsoftmax.maps.hard import gumbel_softmax, hardmax, straight_through
+from jsoftmax.maps.softmax import log_softmax, logsumexp, softmax
+from jsoftmax.maps.top_k import soft_top_k
+from jsoftmax.margins.angular import AngularMargin, angular_margin
+from jsoftmax.margins.presets import (
     a_softmax,
     am_softmax,
-    angular_margin,
     arcface,
     combined_margin,
     cosface,
@@ -72,14 +56,22 @@ from jsoftmax.margins import (
     modified_softmax,
     normface,
 )
-from jsoftmax.metrics import perplexity, top_k_accuracy
-from jsoftmax.parallel import sharded_linear_loss
-from jsoftmax.rest import SparseLabels
-from jsoftmax.sampling import ClassSample, sample_classes
-from jsoftmax.stats import LogitStats, logit_stats
-from jsoftmax.top_k import soft_top_k
+from jsoftmax.metrics.accuracy import perplexity, top_k_accuracy
+from jsoftmax.metrics.calibration import (
+    ReliabilityCurve,
+    adaptive_calibration_error,
+    classwise_calibration_error,
+    expected_calibration_error,
+    reliability_curve,
+)
+from jsoftmax.metrics.temperature import fit_temperature
+from jsoftmax.stats.labels import SparseLabels
+from jsoftmax.stats.logit_stats import LogitStats, logit_stats
 
-__version__ = version("jsoftmax")
+try:
+    __version__ = version("jsoftmax")
+except PackageNotFoundError:  # a source tree that was not installed
+    __version__ = "0+unknown"
 
 __all__ = [
     # logits -> probabilities

@@ -11,9 +11,13 @@ import pytest
 pytest.importorskip("rich")
 
 import jsoftmax as js
-from jsoftmax import bench, bench_contestants, bench_maps, bench_measure, bench_report
-from jsoftmax.bench_options import PRESETS, options
-from jsoftmax.bench_problem import LOSSES, MARGINS, Problem, exact
+from jsoftmax.bench import contestants as bench_contestants
+from jsoftmax.bench import maps as bench_maps
+from jsoftmax.bench import measure as bench_measure
+from jsoftmax.bench import report as bench_report
+from jsoftmax.bench import run as bench
+from jsoftmax.bench.cli import PRESETS, options
+from jsoftmax.bench.problem import LOSSES, MARGINS, Problem, exact
 
 TINY = ["--rows", "8", "--features", "4", "--classes", "32", "--repeats", "2"]
 OURS = ["jsoftmax", "jsoftmax-rows", "jsoftmax-classes", "jsoftmax-dense"]

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("mlxtend")
 
-from jsoftmax import demo
+from jsoftmax.demo import train as demo
 
 LOSSES = ["softmax", "l-softmax", "arcface"]  # a head without margin, annealed, after a warm-up
 

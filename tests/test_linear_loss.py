@@ -11,7 +11,7 @@ from cases import head
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jsoftmax as js
-from jsoftmax.blocks import tiles_for
+from jsoftmax.blockwise.block_sizes import block_sizes
 
 N, D, C = 5, 3, 7
 BIAS = jnp.linspace(-1, 1, C)
@@ -547,13 +547,13 @@ def test_memory_by_classes_does_not_grow_with_the_classes(dtype):
     ],
 )
 def test_rule_of_the_blocks(shape, given, expected):
-    assert tiles_for(*shape, *given) == expected
+    assert block_sizes(*shape, *given) == expected
 
 
 def test_rule_for_few_classes_on_each_of_many_devices():
-    assert tiles_for(65_536, 1024, 512).rows == 410
-    assert tiles_for(65_536, 1024, 512, spread=True) == (2048, 1024, True)
-    assert tiles_for(65_536, 32_000, 512, spread=True).rows == 410
+    assert block_sizes(65_536, 1024, 512).rows == 410
+    assert block_sizes(65_536, 1024, 512, sharded=True) == (2048, 1024, True)
+    assert block_sizes(65_536, 32_000, 512, sharded=True).rows == 410
 
 
 @pytest.mark.parametrize(
@@ -565,4 +565,4 @@ def test_rule_for_few_classes_on_each_of_many_devices():
     ],
 )
 def test_rule_for_16_bit_operands(shape, expected):
-    assert tiles_for(*shape, narrow=True) == expected
+    assert block_sizes(*shape, is_16_bit=True) == expected

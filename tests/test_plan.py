@@ -15,9 +15,10 @@ from jax.sharding import PartitionSpec as P
 pytest.importorskip("rich")
 
 import jsoftmax as js
-from jsoftmax import bench, bench_plan
-from jsoftmax.bench_hlo import Exchange, exchanges, group_size
-from jsoftmax.bench_problem import Problem
+from jsoftmax.bench import plan as bench_plan
+from jsoftmax.bench import run as bench
+from jsoftmax.bench.hlo import Exchange, exchanges, group_size
+from jsoftmax.bench.problem import Problem
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,5 @@
+"""`python -m jsoftmax.bench`."""
+
+from jsoftmax.bench.run import main
+
+main()

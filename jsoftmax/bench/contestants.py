@@ -1,0 +1,169 @@
+"""The ways to get the loss of a linear head, and its gradients, that the benchmark compares.
+
+Those that call a library make a function `(features, weight, labels) -> mean loss`, as the
+library's users would write it. Torch's are in torch_contestants.py.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+import jsoftmax as js
+from jsoftmax.bench import torch_contestants
+from jsoftmax.bench.measure import Runner, compiled
+from jsoftmax.bench.problem import Data, Problem
+
+
+class Contestant(NamedTuple):
+    """A way to solve a problem: `prepare` makes it ready for data.
+
+    Its step returns the loss, or (loss, (gradient of the features, gradient of the weight)).
+    `packages` is what must be installed, in which case it is also what to import.
+    """
+
+    name: str
+    prepare: Callable[[Problem, Data], Runner]
+    offered: Callable[[Problem], bool] = lambda problem: True
+    packages: tuple[str, ...] = ()
+
+    def missing(self) -> list[str]:
+        """Return the packages that are not installed."""
+        return [name for name in self.packages if find_spec(name.replace("-", "_")) is None]
+
+
+def matrix_products(problem: Problem, data: Data) -> Runner:
+    """Make ready the products that any exact way must make, and nothing else: the floor."""
+
+    def products(x, w, labels):
+        # The barriers stand where the loss would: nothing moves across them.
+        z = lax.optimization_barrier(_dot(x, w, 1, 1))
+        if not problem.backward:
+            return z[0, 0]
+        dz = lax.optimization_barrier(z.astype(x.dtype))
+        return z[0, 0], (_dot(dz, w, 1, 0).astype(x.dtype), _dot(dz, x, 0, 0).astype(w.dtype))
+
+    return compiled(products, *data)
+
+
+def _dot(a, b, axis_a, axis_b):
+    axes = (((axis_a,), (axis_b,)), ((), ()))
+    return lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
+
+
+def in_jax(
+    make: Callable[[Problem], Callable], problem: Problem, data: Data, *, transposed: bool = False
+) -> Runner:
+    """Compile the loss that `make` returns, with its gradients if they are asked for."""
+    loss_fn = make(problem)
+    if problem.backward:
+        loss_fn = jax.value_and_grad(loss_fn, (0, 1))
+    # A library gets the weight in its own layout, a copy from before the clock starts.
+    weight = data.weight.T if transposed else data.weight
+    runner = compiled(loss_fn, data.features, weight, data.labels)
+    return runner._replace(transposed=transposed)
+
+
+def jsoftmax_blocks(problem: Problem, *, by: str | None = None) -> Callable:
+    """`linear_loss`, with blocks as it chooses them, or by rows, or by classes."""
+    rows, classes, pieces = problem.rows, problem.classes, problem.blocks
+    options: dict[str, Any] = {"margin": problem.angular_margin()}
+    if by == "rows" or (pieces and by is None):
+        options["row_block"] = -(-rows // pieces) if pieces else max(256, 4 * problem.features // 5)
+    if by == "classes" or pieces:
+        options["class_block"] = -(-classes // pieces) if pieces else max(1024, 2**22 // rows)
+    return lambda x, w, y: js.linear_loss(x, w, y, problem.loss_function(), **options)
+
+
+def jsoftmax_dense(problem: Problem) -> Callable:
+    """`linear_logits`, then a loss on logits."""
+
+    def loss_fn(x, w, labels):
+        logits = js.linear_logits(x, w, labels, margin=problem.angular_margin())
+        if problem.loss == "nll":
+            return js.cross_entropy(logits, labels).mean()
+        return problem.loss_function()(js.logit_stats(logits, labels)).mean()
+
+    return loss_fn
+
+
+def optax_dense(problem: Problem) -> Callable:
+    """Logits in plain JAX, the margin by its formula, and optax's loss."""
+    optax = import_module("optax")
+
+    def unit(vectors):
+        return vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
+
+    def loss_fn(x, w, labels):
+        if problem.margin == "none":
+            logits = x @ w.T
+        else:
+            cosine = unit(x) @ unit(w).T
+            hot = jax.nn.one_hot(labels, len(w), dtype=cosine.dtype)
+            if problem.margin == "arcface":
+                cosine = jnp.cos(jnp.arccos(jnp.clip(cosine, -1, 1)) + problem.number("m2") * hot)
+            else:
+                cosine = cosine - problem.number("m3") * hot
+            logits = problem.number("scale") * cosine
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    return loss_fn
+
+
+def jax_cce(problem: Problem) -> Callable:
+    """jax-cce, in the blocks of its default."""
+    return import_module("jax_cce").linear_cross_entropy
+
+
+def tokamax(problem: Problem, *, implementation: str | None = None) -> Callable:
+    """Tokamax: what it prefers for the device, or the implementation asked for."""
+    function = import_module("tokamax").linear_softmax_cross_entropy_loss
+    flags = import_module("absl.flags").FLAGS
+    if not flags.is_parsed():  # or it would read our command line as its own
+        flags([sys.argv[0]])
+    options = {"reduction": "mean", "implementation": implementation}
+    return lambda x, w, labels: function(x, labels, w, **options)
+
+
+def _plain(problem):
+    return problem.loss == "nll" and problem.margin == "none"
+
+
+def _face(problem):
+    return problem.loss == "nll" and problem.margin in ("arcface", "cosface")
+
+
+def _plain_or_face(problem):
+    return _plain(problem) or _face(problem)
+
+
+FLOOR = "matrix-products"
+_by_rows, _by_classes = (partial(jsoftmax_blocks, by=by) for by in ("rows", "classes"))
+_tokamax_chunked = partial(tokamax, implementation="chunked_xla")
+CONTESTANTS = [
+    Contestant(FLOOR, matrix_products),
+    Contestant("jsoftmax", partial(in_jax, jsoftmax_blocks)),
+    Contestant("jsoftmax-rows", partial(in_jax, _by_rows)),
+    Contestant("jsoftmax-classes", partial(in_jax, _by_classes)),
+    Contestant("jsoftmax-dense", partial(in_jax, jsoftmax_dense)),
+    Contestant("optax-dense", partial(in_jax, optax_dense), _plain_or_face, ("optax",)),
+    Contestant("jax-cce", partial(in_jax, jax_cce), _plain, ("jax-cce",)),
+    Contestant("tokamax", partial(in_jax, tokamax, transposed=True), _plain, ("tokamax",)),
+    Contestant(
+        "tokamax-chunked", partial(in_jax, _tokamax_chunked, transposed=True), _plain, ("tokamax",)
+    ),
+    Contestant("torch-chunked", torch_contestants.chunked, _plain, ("torch",)),
+    Contestant("torch-dense", torch_contestants.dense, _plain, ("torch",)),
+    Contestant(
+        "torch-metric-learning",
+        torch_contestants.metric_learning,
+        _face,
+        ("torch", "pytorch-metric-learning"),
+    ),
+]

@@ -1,0 +1,129 @@
+"""What a device sends in one run of a compiled program, read from its optimised HLO.
+
+What XLA sends is not what was written: it adds collectives for shardings, merges them, and moves
+them out of loops. So the text of the compiled program is read. What would have to be guessed, such
+as how often a loop with a collective runs, is an error.
+"""
+
+import math
+import re
+from typing import NamedTuple
+
+# What each of n devices sends round a ring, in multiples of what it has before.
+_SENT = {
+    "all-reduce": lambda n: 2 * (n - 1) / n,
+    "all-gather": lambda n: n - 1,
+    "reduce-scatter": lambda n: (n - 1) / n,
+    "all-to-all": lambda n: (n - 1) / n,
+    "collective-permute": lambda n: 1,
+}
+_UNKNOWN = ("collective-broadcast", "ragged-all-to-all", "send", "recv")
+
+_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) .*\{$")
+_INSTRUCTION = re.compile(r" +(?:ROOT )?%?([\w.-]+) = (.*?) ([\w-]+)\((.*)$")
+_ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[(.*?)\]")
+_CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%?([\w.-]+)")
+_BRANCHES = re.compile(r"\b(?:true|false|branch)_computations?=(\{.*?\}|[^,]*)")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_GROUPS = re.compile(r"\breplica_groups=(\{\{.*?\}\}|\{\}|\[\S*\]|mesh\[.*?\{.*?\})")
+_PAIRS = re.compile(r"\bsource_target_pairs=\{(.*?)\}(?:,|$)")
+
+
+class Exchange(NamedTuple):
+    """A collective: the bytes that a device sends each time, and how many times it is run."""
+
+    kind: str
+    sent: float
+    times: int
+
+
+class _Instruction(NamedTuple):
+    """A line of HLO; the rest is operands and attributes."""
+
+    name: str
+    shape: str
+    opcode: str
+    rest: str
+
+
+def exchanges(text: str) -> list[Exchange]:
+    """Return the collectives of an HLO module, without those of a device with itself."""
+    computations, entry, lines = {}, "", []
+    for line in text.splitlines():
+        if found := _INSTRUCTION.match(line):
+            lines.append(_Instruction(*found.groups()))
+        elif found := _COMPUTATION.match(line):
+            lines = computations[found[2]] = []
+            entry = found[2] if found[1] else entry
+    counts = re.findall(r"\b(?:replica_count|num_partitions)=(\d+)", text.partition("\n")[0])
+    everyone, known = math.prod(map(int, counts)), {}
+
+    def of(name):
+        if name not in known:
+            sizes = {each.name: _size(each.shape) for each in computations[name]}
+            known[name] = [
+                exchange
+                for each in computations[name]
+                for exchange in _of_instruction(each, sizes, everyone, of)
+            ]
+        return known[name]
+
+    return of(entry)
+
+
+def _of_instruction(each, sizes, everyone, of):
+    """Return what one instruction exchanges, with the computations that it calls."""
+    kind = each.opcode.removesuffix("-start")
+    if kind in _UNKNOWN:
+        raise ValueError(f"{each.name}: what a {kind} sends is not known here.")
+    if kind in _SENT:
+        operands = re.findall(r"%([\w.-]+)", each.rest.partition(")")[0])
+        devices = _devices(each.rest, everyone)
+        sent = _SENT[kind](devices) * sum(sizes[name] for name in operands)
+        return [Exchange(kind, sent, 1)] if devices > 1 else []
+    if each.opcode in ("async-update", "async-done"):  # they name what async-start has called
+        return []
+    if each.opcode == "conditional":  # the branch that sends most
+        names = re.findall(r"[\w.-]+", " ".join(_BRANCHES.findall(each.rest)))
+        return max(map(of, names), key=lambda found: sum(x.sent * x.times for x in found))
+    called = [exchange for name in _CALLED.findall(each.rest) for exchange in of(name)]
+    if each.opcode != "while" or not called:
+        return called
+    trips = _TRIPS.search(each.rest)
+    if trips is None:
+        raise ValueError(f"{each.name}: how often this loop with collectives runs is not known.")
+    return [exchange._replace(times=exchange.times * int(trips[1])) for exchange in called]
+
+
+def _devices(attributes, everyone):
+    """Return how many devices take part in one exchange of a collective."""
+    if pairs := _PAIRS.search(attributes):
+        moved = [a for a, b in re.findall(r"(\d+),(\d+)", pairs[1]) if a != b]
+        return 2 if moved else 1
+    groups = _GROUPS.search(attributes)
+    if groups is None:
+        raise ValueError(f"no replica_groups in {attributes!r}")
+    return group_size(groups[1], everyone)
+
+
+def group_size(groups: str, everyone: int) -> int:
+    """Return how many devices a group has, by any form of `replica_groups`."""
+    if groups == "{}":
+        return everyone
+    if groups.startswith("{"):  # {{0,1},{2,3}}
+        return max(group.count(",") + 1 for group in groups.split("},"))
+    if groups.startswith("["):  # [groups,devices]<=[2,4]T(1,0)
+        return math.prod(map(int, groups[1 : groups.index("]")].split(",")[1:]))
+    # mesh['a'=2,'b'=4] {'b'}, or {'b':(1)2} for a part of an axis
+    sizes = dict(re.findall(r"'?(\w+)'?=(\d+)", groups))
+    axes = re.findall(r"\b([a-zA-Z]\w*)\b'?(?::\(\d+\)(\d+))?", groups[groups.rindex("{") :])
+    return math.prod(int(part or sizes[axis]) for axis, part in axes)
+
+
+def _size(shape):
+    """Return the bytes of an array, or of all arrays of a tuple."""
+    bits = 0
+    for _, width, dimensions in _ARRAY.findall(shape):
+        lengths = [int(length.strip("<=")) for length in dimensions.split(",") if length]
+        bits += (int(width) if width else 8) * math.prod(lengths)
+    return bits / 8

@@ -1,0 +1,239 @@
+"""A training step of a linear head over many devices: compiled, not run.
+
+The devices are a mesh `data` x `model`: each has N / data examples and C / model classes, and the
+logits of one for the other, N C / devices, whatever the split is. What the split decides is how
+much is exchanged: features and their gradient over `model`, N / data of them, and the gradient of
+the weight over `data`, C / model rows of it. docs/scale.md has the formulas of `predicted`, and the
+tables of `STANDARD`.
+
+Programs are compiled for CPU devices, of which one process can have hundreds.
+"""
+
+import contextlib
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jsoftmax as js
+from jsoftmax.bench.hlo import exchanges
+from jsoftmax.bench.problem import Problem
+from jsoftmax.blockwise.block_sizes import block_sizes
+
+_EMBEDDINGS = [Problem(65536, 512, c * 1_000_000, margin="arcface") for c in (1, 10, 100)]
+# A problem, and the part of the classes that each step samples: None for all.
+STANDARD = [
+    *[(problem, None) for problem in _EMBEDDINGS],
+    *[(problem, 0.1) for problem in _EMBEDDINGS],
+    (Problem(65536, 8192, 256_000, "bfloat16"), None),
+]
+_ADAM = optax.adam(1e-3)
+_AXES = {"batch_axis": ("data", "model"), "class_axis": "model"}
+_ROWS, _CLASSES = P(_AXES["batch_axis"]), P(_AXES["class_axis"])
+
+
+class Costs(NamedTuple):
+    """Bytes on a device: in all, of the weight with its moments, of temporaries; and sent by it."""
+
+    memory: float
+    state: float
+    temporary: float
+    sent: float
+
+
+class Plan(NamedTuple):
+    """What a step costs on a mesh, as compiled and by formula, and in how many messages."""
+
+    problem: Problem
+    sample_rate: float | None
+    data: int
+    model: int
+    found: Costs
+    formula: Costs
+    sent_by_kind: dict[str, float]
+    messages: int
+
+
+def cpu_devices(count: int) -> list[jax.Device]:
+    """Return so many CPU devices. JAX makes them when it is first used, so ask before that."""
+    with contextlib.suppress(RuntimeError):  # it has been used: perhaps it made enough
+        jax.config.update("jax_num_cpu_devices", count)
+    devices = jax.devices("cpu")
+    if len(devices) < count:
+        raise RuntimeError(
+            f"a plan for {count} devices needs as many CPU devices, and JAX was started with "
+            f"{len(devices)}: set the environment variable JAX_NUM_CPU_DEVICES={count}."
+        )
+    return devices[:count]
+
+
+def best_mesh(problem: Problem, sample_rate: float | None, devices: list[jax.Device]) -> Mesh:
+    """Return the mesh on which a step sends least, among those that spare memory, by `predicted`.
+
+    A device may need half as much again as on the mesh that needs least: some bytes fewer are not
+    worth a second copy of the weight and its moments.
+    """
+    count = len(devices)
+    splits = [(data, count // data) for data in range(1, count + 1) if count % data == 0]
+    costs = {split: predicted(problem, sample_rate, *split) for split in splits}
+    most = 1.5 * min(cost.memory for cost in costs.values())
+    best = min((cost.sent, split) for split, cost in costs.items() if cost.memory <= most)[1]
+    return Mesh(np.reshape(devices, best), ("data", "model"))
+
+
+def planned(problem: Problem, sample_rate: float | None, mesh: Mesh) -> Plan:
+    """Compile a training step, and read what it costs."""
+    step, arguments = training_step(problem, sample_rate, mesh)
+    program = step.lower(*arguments).compile()
+    memory = program.memory_analysis()
+    given, made = memory.argument_size_in_bytes, memory.output_size_in_bytes
+    held, temporary = memory.alias_size_in_bytes, memory.temp_size_in_bytes
+    by_kind, messages = {}, 0
+    for kind, sent, times in exchanges(program.as_text()):
+        by_kind[kind] = by_kind.get(kind, 0) + sent * times
+        messages += times
+    # What is donated is weight and moments: were it not reused, `held` would be 0.
+    found = Costs(given + made - held + temporary, held, temporary, sum(by_kind.values()))
+    data, model = mesh.devices.shape
+    formula = predicted(problem, sample_rate, data, model)
+    return Plan(problem, sample_rate, data, model, found, formula, by_kind, messages)
+
+
+def predicted(problem: Problem, sample_rate: float | None, data: int, model: int) -> Costs:
+    """Return the costs by formula: see docs/scale.md, where `d` is D."""
+    d, b = problem.features, jnp.dtype(problem.dtype).itemsize
+    n, c, s = _shares(problem, sample_rate, data, model)
+    r, k, kept = block_sizes(n, s, d, is_16_bit=b == 2, sharded=model > 1)
+    blocks = -(-n // r)
+    state = c * d * (b + 8)
+    features, d_features, d_weight = n * d * b * (model > 1), 4 * blocks * r * d, 4 * s * d
+    products = 4 * r * s if kept and k < s else 0
+    block = 4 * r * d * min(blocks, 2) + (r * d * b if b == 2 else 0)
+    block += 4 * k * (3 * r if k == s else max(3 * d, d + r))
+    sampled = 0 if sample_rate is None else s * d * (b + 8)
+    temporary = max(
+        sampled + features + d_features + d_weight + products + block,  # in the last block
+        d_weight + min(blocks, 2) * d_features,  # when the blocks are joined
+        2 * d_weight,  # when it is summed over devices
+        2 * sampled,  # in Adam
+    )
+    over_model, over_data = (model - 1) / model, (data - 1) / data
+    gathered, summed, labels, told = n * d * b, 4 * n * d, 4 * n, 20 * blocks * r
+    sent = over_model * (gathered + summed + 2 * (labels + told)) + over_data * 2 * d_weight
+    if sample_rate is not None:  # which classes the batch has, and where labels are in the sample
+        sent += over_data * 2 * c + over_model * 2 * 2 * labels
+    examples = n // model * (2 * d * b + 4)
+    return Costs(state + temporary + examples, state, temporary, sent)
+
+
+def _shares(problem, sample_rate, data, model):
+    """Return a device's examples, rows of the weight, and those of them that a step takes.
+
+    Examples and classes are filled up to a multiple of the devices, so that all hold as much.
+    """
+    rows, classes = (-(-x // (data * model)) for x in (problem.rows, problem.classes))
+    n, c = rows * model, classes * data
+    return n, c, c if sample_rate is None else max(1, round(sample_rate * c))
+
+
+def training_step(
+    problem: Problem, sample_rate: float | None, mesh: Mesh
+) -> tuple[Any, tuple[Any, ...]]:
+    """Return a jitted training step, and the shapes and shardings of its arguments.
+
+    `step(key, features, labels, weight, state)` returns the loss, of all classes or of a sample
+    (Partial FC), the gradient of the features, and weight and state after a step of Adam, in the
+    memory of those before. Features and labels are spread over all devices, as a data-parallel
+    network leaves them.
+    """
+    data, model = mesh.devices.shape
+    n, c, _ = _shares(problem, sample_rate, data, model)
+    weight = jax.ShapeDtypeStruct((c * model, problem.features), problem.dtype)
+    # Moments are float32 whatever the weight is.
+    state = jax.eval_shape(_ADAM.init, jax.ShapeDtypeStruct(weight.shape, jnp.float32))
+    features = jax.ShapeDtypeStruct((n * data, problem.features), problem.dtype)
+    labels = jax.ShapeDtypeStruct((n * data,), jnp.int32)
+    key = jax.eval_shape(jax.random.key, 0)
+    specs = jax.tree.map(lambda x: _CLASSES if x.ndim else P(), state)
+    shapes, specs = (key, features, labels, weight, state), (P(), _ROWS, _ROWS, _CLASSES, specs)
+    shardings = jax.tree.map(partial(NamedSharding, mesh), specs)
+    arguments = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+    if sample_rate is None:
+        step = _full_step(problem, mesh)
+    else:
+        step = _sampled_step(problem, sample_rate, mesh, specs)
+    scalar, rows, _, *updated = shardings
+    jitted = jax.jit(step, donate_argnums=(3, 4), out_shardings=(scalar, rows, *updated))
+    return jitted, arguments
+
+
+def _full_step(problem, mesh):
+    loss_fn = js.sharded_linear_loss(
+        mesh,
+        **_AXES,
+        num_classes=problem.classes,
+        loss=problem.loss_function(),
+        margin=problem.angular_margin(),
+    )
+
+    def step(key, features, labels, weight, state):
+        gradients = jax.value_and_grad(loss_fn, (0, 1))
+        loss, (d_features, d_weight) = gradients(features, weight, labels)
+        return loss, d_features, *_updated((weight, state), d_weight)
+
+    return step
+
+
+def _sampled_step(problem, sample_rate, mesh, specs):
+    _, c, sampled = _shares(problem, sample_rate, *mesh.devices.shape)
+    scalar, rows, _, *updated = specs
+
+    @partial(jax.shard_map, mesh=mesh, in_specs=specs, out_specs=(scalar, rows, *updated))
+    def step(key, features, labels, weight, state):
+        sample = js.sample_classes(key, labels, num_classes=c, num_sampled=sampled, **_AXES)
+        real = c * lax.axis_index("model") + sample.indices < problem.classes
+
+        def loss_fn(features, weight):
+            return js.linear_loss(
+                features,
+                weight,
+                sample.labels,
+                problem.loss_function(),
+                margin=problem.angular_margin(),
+                where=real if c * mesh.shape["model"] > problem.classes else None,
+                **_AXES,
+            )
+
+        # Of weight and moments nothing but these rows is read or written.
+        at = {"indices_are_sorted": True, "unique_indices": True, "mode": "clip"}
+
+        def taken(x):
+            return x.at[sample.indices].get(**at) if x.ndim else x
+
+        def put(x, new):
+            return x.at[sample.indices].set(new, **at) if x.ndim else new
+
+        own = jax.tree.map(taken, (weight, state))
+        gradients = jax.value_and_grad(loss_fn, (0, 1))
+        loss, (d_features, d_weight) = gradients(features, own[0])
+        weight, state = jax.tree.map(put, (weight, state), _updated(own, d_weight))
+        return loss, d_features, weight, state
+
+    return step
+
+
+def _updated(held, gradient):
+    """Return weight and state after a step of Adam."""
+    weight, state = held
+    updates, state = _ADAM.update(gradient.astype(jnp.float32), state)
+    return optax.apply_updates(weight, updates), state

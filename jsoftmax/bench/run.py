@@ -1,0 +1,171 @@
+"""Find out what is fastest, and what fits, on this device at your shape.
+
+    python -m jsoftmax.bench [--preset P] [--rows N] [--features D] [--classes C] [--dtype T]
+                             [--loss L] [--margin M] [--no-backward] [--scale F] [--repeats N]
+                             [--only NAME ...] [--json FILE] [--plot FILE] [--maps | --sparse]
+    python -m jsoftmax.bench --plan [--devices N ...] [--sample-rate R] [--preset P] [...]
+
+The loss of a linear head and its gradients, by this library, by others, and the bare matrix
+products beside them. It needs no other option on a GPU or TPU. With --plan nothing is run: memory
+and communication of a training step over many devices are read from the compiled program.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+
+try:
+    import optax  # noqa: F401
+    from rich.console import Console, RenderableType
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from jsoftmax.bench import maps as bench_maps
+    from jsoftmax.bench import plan as bench_plan
+    from jsoftmax.bench import plan_report, torch_contestants
+    from jsoftmax.bench import report as bench_report
+except ModuleNotFoundError as missing:
+    sys.exit(f"The benchmark needs {missing.name!r}: pip install 'jsoftmax[bench]'")
+
+from jsoftmax.bench.cli import options
+from jsoftmax.bench.contestants import CONTESTANTS, FLOOR, Contestant
+from jsoftmax.bench.measure import Outcome, interleaved
+from jsoftmax.bench.problem import Problem, error, exact
+
+Advance = Callable[[str], None]
+Found = tuple[list[Any], RenderableType, list[str]]  # runs, what to show of them, and notes
+
+
+def entrants(problem: Problem, only: list[str] | None) -> tuple[list[Contestant], list[str]]:
+    """Return who takes part, the floor always among them, and what to say of the others."""
+    wanted = [c for c in CONTESTANTS if not only or c.name in (*only, FLOOR)]
+    offered = [c for c in wanted if c.offered(problem)]
+    notes = []
+    if others := [c.name for c in wanted if not c.offered(problem)]:
+        notes.append(f"Not for this loss and margin: {', '.join(others)}")
+    if packages := list(dict.fromkeys(name for c in offered for name in c.missing())):
+        notes.append(f"Not installed: {', '.join(packages)} (pip install {' '.join(packages)})")
+    return [c for c in offered if not c.missing()], notes
+
+
+def compare(
+    problem: Problem, contestants: list[Contestant], rounds: int, advance: Advance
+) -> dict[str, Outcome]:
+    """Time the contestants on a problem, and find their errors on a smaller one."""
+    data = problem.data()
+    prepare = {c.name: partial(c.prepare, problem, data) for c in contestants}
+    outcomes = interleaved(prepare, rounds, advance)
+    small = problem.reduced()
+    data = small.data()
+    answer = exact(small, data)
+    for name, prepare_on, *_ in contestants:
+        advance(name)
+        if answer and name != FLOOR and not outcomes[name].failure:
+            try:
+                runner = prepare_on(small, data)
+                found = error(runner.step(), answer, transposed=runner.transposed)
+                outcomes[name] = outcomes[name]._replace(error=found)
+            except Exception:  # it has its times, but does not take the smaller shape
+                continue
+    return outcomes
+
+
+def heads(problem: Problem, chosen, progress: Progress) -> Found:
+    """Measure a linear head; return what was found, a table of the largest, and notes."""
+    contestants, notes = entrants(problem, chosen.only)
+    if any("torch" in contestant.packages for contestant in contestants):
+        notes.append(torch_contestants.device_in_words())
+    counts = [problem.classes]
+    if chosen.plot:
+        counts = sorted({max(1, problem.classes // part) for part in (16, 8, 4, 2, 1)})
+    calls = len(counts) * len(contestants) * (2 + chosen.repeats)
+    task = progress.add_task("", total=calls)
+    runs = []
+    for classes in counts:
+        part = problem._replace(classes=classes)
+
+        def advance(name: str, classes=classes) -> None:
+            progress.update(task, description=f"{name}, {classes:,} classes", advance=1)
+
+        outcomes = compare(part, contestants, chosen.repeats, advance)
+        runs.append(bench_report.Comparison(part, outcomes))
+    return runs, bench_report.table(runs[-1]), notes
+
+
+def maps(problem: Problem, chosen, progress: Progress) -> Found:
+    """Measure maps of logits; return what was found, a table, and notes."""
+    compared, notes = bench_maps.dense_maps(10 * problem.classes), []
+    if chosen.sparse:
+        compared, notes = bench_maps.sparse_maps()
+    calls = sum(1 + each.differentiable for each in compared) * (1 + chosen.repeats)
+    task = progress.add_task("", total=calls)
+
+    def advance(name: str) -> None:
+        progress.update(task, description=name, advance=1)
+
+    outcomes = bench_maps.measured(compared, problem, chosen.repeats, advance)
+    run = bench_report.Comparison(problem, outcomes)
+    return [run], bench_maps.table(compared, run), notes
+
+
+def plans(problem: Problem, chosen, progress: Progress) -> Found:
+    """Compile training steps over many devices; return what they cost, tables, and notes."""
+    asked = ("preset", "rows", "features", "classes", "dtype", "loss", "margin", "sample_rate")
+    steps = bench_plan.STANDARD
+    if chosen.scale != 1 or any(getattr(chosen, name) is not None for name in asked):
+        steps = [(problem, chosen.sample_rate)]
+    try:
+        devices = bench_plan.cpu_devices(max(chosen.devices))
+    except RuntimeError as error:
+        sys.exit(str(error))
+    started, found = time.perf_counter(), []
+    task = progress.add_task("", total=len(steps) * len(chosen.devices))
+    for problem, rate in steps:
+        for count in chosen.devices:
+            label = f"{problem.classes:,} classes, {count} devices"
+            progress.update(task, description=label, advance=1)
+            mesh = bench_plan.best_mesh(problem, rate, devices[:count])
+            found.append(bench_plan.planned(problem, rate, mesh))
+    seconds = time.perf_counter() - started
+    notes = [*plan_report.LEGEND, f"jax {jax.__version__}; compiled in {seconds:.0f} s"]
+    return found, plan_report.tables(found), notes
+
+
+def main(
+    arguments: list[str] | None = None,
+) -> list[bench_report.Comparison] | list[bench_plan.Plan]:
+    """Run the benchmark and return what it found.
+
+    A `Comparison` for each class count, or with --plan a `Plan` for each problem and device count.
+    """
+    chosen, problem = options(arguments, __doc__.split("\n")[0])
+    # What JAX takes of a GPU in advance, torch on the same GPU could not have.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    console, progress_console = Console(), Console(stderr=True)  # so the table can be piped
+    progress = Progress(
+        TextColumn("{task.description:<38}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=progress_console,
+        transient=True,
+        disable=not progress_console.is_terminal,
+    )
+    with progress:
+        measure = plans if chosen.plan else maps if chosen.maps or chosen.sparse else heads
+        runs, table, notes = measure(problem, chosen, progress)
+    write = plan_report.write_json if chosen.plan else bench_report.write_json
+    console.print(table)
+    for note in notes:
+        console.print(note, highlight=False, soft_wrap=True)
+    if chosen.json:
+        write(chosen.json, runs)
+        console.print(f"wrote {chosen.json}", soft_wrap=True)
+    if chosen.plot:
+        bench_report.figure(chosen.plot, runs)
+        console.print(f"wrote {chosen.plot}", soft_wrap=True)
+    return runs

@@ -1,0 +1,123 @@
+"""The contestants of the benchmark that run in torch, on its CUDA device if it has one."""
+
+import math
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from jsoftmax.bench.measure import Runner
+from jsoftmax.bench.problem import Data, Problem
+
+
+def dense(problem: Problem, data: Data) -> Runner:
+    """Make ready a matrix product and `cross_entropy`."""
+    functional = import_module("torch").nn.functional
+
+    def loss_fn(x, w, labels):
+        return functional.cross_entropy(x @ w.T, labels)
+
+    # Log-probabilities, their gradient and that of the logits.
+    return _runner(problem, loss_fn, _tensors(data), arrays=3)
+
+
+def chunked(problem: Problem, data: Data) -> Runner:
+    """Make ready `linear_cross_entropy` with the chunks that torch chooses."""
+    nn = import_module("torch").nn
+    if not hasattr(nn.functional, "linear_cross_entropy"):
+        raise ImportError("needs torch 2.13 or newer")
+    options = nn.LinearCrossEntropyOptions()
+
+    def loss_fn(x, w, labels):
+        return nn.functional.linear_cross_entropy(x, w, labels, options=options)
+
+    return _runner(problem, loss_fn, _tensors(data), arrays=0)
+
+
+def metric_learning(problem: Problem, data: Data) -> Runner:
+    """Make ready the loss module of pytorch-metric-learning, with our weight in it."""
+    torch, losses = import_module("torch"), import_module("pytorch_metric_learning.losses")
+    (x, w, labels), scale = _tensors(data), problem.number("scale")
+    size = {"num_classes": problem.classes, "embedding_size": problem.features}
+    if problem.margin == "arcface":  # in degrees
+        module = losses.ArcFaceLoss(**size, margin=math.degrees(problem.number("m2")), scale=scale)
+    else:
+        module = losses.CosFaceLoss(**size, margin=problem.number("m3"), scale=scale)
+    module.W = torch.nn.Parameter(w.T.contiguous())  # [features, classes]
+
+    def loss_fn(x, w, labels):
+        return module(x, labels)
+
+    # Cosines, the labels as a mask, its product, logits, log-probabilities, and gradients.
+    runner = _runner(problem, loss_fn, (x, module.W, labels), arrays=7)
+    return runner._replace(transposed=True)
+
+
+def device_in_words() -> str:
+    """Say which torch runs where."""
+    torch = import_module("torch")
+    cuda, threads = torch.cuda.is_available(), torch.get_num_threads()
+    place = torch.cuda.get_device_name() if cuda else f"the CPU, {threads} threads"
+    return f"torch {torch.__version__} runs on {place}."
+
+
+def _tensor(array):
+    torch = import_module("torch")
+    return torch.from_dlpack(array).to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _tensors(data):
+    x, w, labels = map(_tensor, data)
+    return x, w, labels.long()
+
+
+def _runner(problem: Problem, loss_fn: Callable, tensors: Any, *, arrays: int) -> Runner:
+    """Return the step of a loss; on a CPU it holds so many `arrays` of rows x classes at once.
+
+    There torch does not tell how much it needs, and the system may end the program that asks for
+    too much. On CUDA it tells, and asking for too much is an ordinary exception.
+    """
+    torch = import_module("torch")
+    x, w, labels = tensors
+    results = 0
+    if problem.backward:
+        x, w = x.requires_grad_(), w.requires_grad_()
+        results = x.nbytes + w.nbytes
+    on_cuda = x.is_cuda
+    before = 0
+    if on_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+
+    def step():
+        with torch.set_grad_enabled(problem.backward):
+            found = loss_fn(x, w, labels)
+        if problem.backward:
+            found = (found.detach(), torch.autograd.grad(found, (x, w)))
+        if on_cuda:
+            torch.cuda.synchronize()
+        return found
+
+    def temporary():
+        return max(0, torch.cuda.max_memory_allocated() - before - results) if on_cuda else None
+
+    logits = problem.rows * problem.classes * x.element_size()
+    return Runner(step, temporary, 0 if on_cuda else arrays * logits + results)
+
+
+def on_logits(function: Callable, logits: Any, cotangent: Any) -> Runner:
+    """Make ready a map of logits, or its product with a cotangent if that is not None."""
+    torch = import_module("torch")
+    z = _tensor(logits)
+    g = None if cotangent is None else _tensor(cotangent)
+    z = z if g is None else z.requires_grad_()
+
+    def step():
+        with torch.set_grad_enabled(g is not None):
+            found = function(z)
+        if g is not None:
+            found = torch.autograd.grad(found, z, g)
+        if z.is_cuda:
+            torch.cuda.synchronize()
+        return found
+
+    return Runner(step, lambda: None)

@@ -1,0 +1,92 @@
+"""Class masks, and logits relative to their largest.
+
+A masked class has a logit of -inf from here on: probability 0, gradient 0.
+"""
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jsoftmax.core.arguments import (
+    check_at_least,
+    check_broadcasts,
+    check_per_example,
+    is_static,
+    normalize_axis,
+)
+from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.core.numerics import neg_inf_to_zero
+
+ArrayAxis = int | tuple[int, ...]
+
+
+def class_mask(where: ArrayLike, target_shape: tuple[int, ...]) -> Array:
+    """Return the class mask `where` as booleans, checked to broadcast against the logits."""
+    where = jnp.asarray(where)
+    if where.dtype != jnp.bool_:
+        raise TypeError(
+            f"`where`: expected booleans, True for a class to keep, got dtype {where.dtype}."
+        )
+    check_broadcasts(
+        "where", where, target_shape, "a class mask that broadcasts against the logits"
+    )
+    return where
+
+
+def mask_classes(logits: Array, where: ArrayLike | None) -> Array:
+    """Return `logits` at -inf where the class mask `where`, if there is one, is False."""
+    return logits if where is None else jnp.where(class_mask(where, logits.shape), logits, -jnp.inf)
+
+
+def masked_logits(logits: Array, axis: ArrayAxis, where: ArrayLike | None) -> Array:
+    """Return logits in the dtype they are computed in, at -inf where a class is off."""
+    for one in (axis,) if isinstance(axis, int) else axis:
+        normalize_axis("logits", logits, one)
+    return mask_classes(to_compute_dtype(logits), where)
+
+
+def centred(
+    logits: Array, axis: ArrayAxis, where: ArrayLike | None, temperature: ArrayLike = 1.0
+) -> tuple[Array, Array]:
+    """Return `(z - max z) / T`, -inf where a class is off, and `max z` with the axis kept.
+
+    The maximum is a constant to differentiation, which is right for whatever does not depend on a
+    common offset. It is subtracted before the division: the other order gives NaN or a wrong zero
+    when z / T is rounded differently in the two places that need it.
+    """
+    z = masked_logits(logits, axis, where)
+    top = lax.stop_gradient(jnp.max(z, axis, keepdims=True, initial=-jnp.inf))
+    return relative(z, top, temperature), top
+
+
+def relative(z: Array, reference: Array, temperature: ArrayLike) -> Array:
+    """Return `(z - reference) / T`, -inf where z is, for a reference with the class axis kept."""
+    d = z - neg_inf_to_zero(reference)
+    if is_static(temperature, 1):
+        return d
+    check_at_least("temperature", temperature, 0, strict=True)
+    check_per_example("temperature", temperature, reference.shape)
+    on = d != -jnp.inf  # the derivative of -inf / T is NaN
+    return jnp.where(on, jnp.where(on, d, 0) / cast_like(temperature, d), -jnp.inf)
+
+
+def classes_last(x: Array, axis: ArrayAxis) -> Array:
+    """Return `x` with the classes as one last axis, for maps that need them so."""
+    axes = (axis,) if isinstance(axis, int) else axis
+    last = jnp.moveaxis(x, axes, range(-len(axes), 0))
+    return last.reshape(*last.shape[: last.ndim - len(axes)], -1)
+
+
+def classes_back(rows: Array, shape: tuple[int, ...], axis: ArrayAxis) -> Array:
+    """Undo `classes_last` of an array of the given shape."""
+    axes = (axis,) if isinstance(axis, int) else axis
+    sizes = [shape[one] for one in axes]
+    return jnp.moveaxis(rows.reshape(*rows.shape[:-1], *sizes), range(-len(axes), 0), axes)
+
+
+def count_unmasked(logits, axis, where):
+    """Return centred logits, which classes are on, and how many, at least 1."""
+    d, _ = centred(logits, axis, where)
+    on = d != -jnp.inf
+    count = jnp.maximum(jnp.sum(on, axis, keepdims=True), 1)
+    return d, on, count.astype(d.dtype)

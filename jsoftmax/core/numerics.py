@@ -1,0 +1,94 @@
+"""Elementary functions whose value and derivatives are accurate everywhere.
+
+Infinities, products with zero, both tails of the logistic: what the table of edge cases promises
+holds in all functions because they compute through these few.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jsoftmax.core.dtypes import to_compute_dtype
+
+
+def neg_inf_to_zero(x: Array) -> Array:
+    """Replace -inf by 0: a reference that may be subtracted from -inf without giving NaN."""
+    return jnp.where(x == -jnp.inf, 0, x)
+
+
+@jax.custom_jvp
+def exp_nonpositive(d: Array) -> Array:
+    """Return `exp(d)` of a difference to a maximum, which is at most 0 by its making.
+
+    It can exceed 0 where XLA compiles the producer of the logits into two places and rounds it
+    differently in each; with logits beyond 2^31 that excess alone would overflow.
+    """
+    return jnp.exp(jnp.minimum(d, 0))
+
+
+@exp_nonpositive.defjvp
+def _exp_nonpositive_jvp(primals, tangents):
+    # Not that of `minimum`: the maximum itself moves too, whatever its difference is rounded to.
+    (d,), (dd,) = primals, tangents
+    e = exp_nonpositive(d)
+    return e, e * dd
+
+
+def multiply_no_nan(weight: Array, x: Array) -> Array:
+    """Return `weight * x` in which a zero weight wins over an infinite `x`: 0 log 0 is 0.
+
+    The second factor is made harmless before the product and not after it, because the derivative
+    of a discarded `0 * inf` would still be NaN.
+    """
+    return weight * jnp.where((weight == 0) & jnp.isinf(x), 0, x)
+
+
+@jax.custom_jvp
+def sigmoid(u: Array) -> Array:
+    """Return `1 / (1 + exp(-u))`, with all derivatives accurate in both tails.
+
+    d/du σ(u) = σ(u) σ(-u). The usual form σ (1 - σ) loses every digit once σ rounds to 1.
+    """
+    return jax.nn.sigmoid(u)
+
+
+@sigmoid.defjvp
+def _sigmoid_jvp(primals, tangents):
+    (u,), (du,) = primals, tangents
+    s = sigmoid(u)
+    return s, s * sigmoid(-u) * du
+
+
+@jax.custom_jvp
+def softplus(u: Array) -> Array:
+    """Return `log(1 + exp(u))`, with all derivatives accurate in both tails: d/du = σ(u)."""
+    return jnp.maximum(u, 0) + jnp.log1p(jnp.exp(-jnp.abs(u)))
+
+
+@softplus.defjvp
+def _softplus_jvp(primals, tangents):
+    (u,), (du,) = primals, tangents
+    return softplus(u), sigmoid(u) * du
+
+
+@jax.custom_jvp
+def expm1(x: Array) -> Array:
+    """Return `exp(x) - 1` with the derivative exp(x); JAX's adds 1 to the value, which cancels."""
+    return jnp.expm1(x)
+
+
+@expm1.defjvp
+def _expm1_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    return expm1(x), jnp.exp(x) * dx
+
+
+def safe_sqrt(p: Array) -> Array:
+    """Return the square root of p >= 0, with derivative 0 at 0."""
+    return jnp.where(p <= 0, 0, jnp.sqrt(jnp.where(p <= 0, 1, p)))
+
+
+def norm(x: Array) -> Array:
+    """Return the Euclidean norm over the last axis, with gradient 0 where it is 0."""
+    square = jnp.sum(jnp.square(to_compute_dtype(x)), -1)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

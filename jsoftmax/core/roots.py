@@ -1,0 +1,51 @@
+"""The root of one equation per example: Newton's method held in a bracket.
+
+The sparse maps, the tempered ones and the relaxed top-k have one unknown per example, such as a
+threshold, which makes their probabilities sum to what they should. All examples are solved
+together, each by as many steps as it needs.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jsoftmax.core.varying import vary, varying_zero
+
+_MAX_STEPS = 100  # a bracket halves in each; Newton's method needs about 8
+
+
+def increasing_root(
+    evaluate: Callable[[Array], tuple[Array, Array]],
+    low: Array,
+    high: Array,
+    start: Array,
+    tolerance: ArrayLike,
+) -> Array:
+    """Return x between `low` and `high` with f(x) = 0, elementwise, for an increasing f.
+
+    `evaluate(x)` returns f(x) and the x that Newton's method proposes next. A proposal outside the
+    bracket is replaced by its middle. An x is final when |f| is at most `tolerance`, or the
+    proposal no longer differs from x by more than rounding. Where f is NaN, so is the result.
+    """
+    eps = jnp.finfo(start.dtype).eps
+
+    def step(state):
+        x, low, high, _, count = state
+        value, proposal = evaluate(x)
+        low, high = jnp.where(value < 0, x, low), jnp.where(value > 0, x, high)
+        inside = (low < proposal) & (proposal < high)
+        following = jnp.where(inside, proposal, low + (high - low) / 2)
+        moving = (jnp.abs(value) > tolerance) & (jnp.abs(proposal - x) > eps * jnp.abs(x))
+        moving &= following != x
+        x = jnp.where(jnp.isnan(value), value, jnp.where(moving, following, x))
+        return x, low, high, moving, count + 1
+
+    def unfinished(state):
+        *_, moving, count = state
+        return jnp.any(moving) & (count < _MAX_STEPS)
+
+    x, low, high = vary((start, low, high), varying_zero((start, low, high), start.dtype))
+    state = (x, low, high, jnp.ones_like(x, bool), 0)
+    return lax.while_loop(unfinished, step, state)[0]

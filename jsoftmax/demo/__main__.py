@@ -1,0 +1,5 @@
+"""`python -m jsoftmax.demo`."""
+
+from jsoftmax.demo.train import main
+
+main()

@@ -1,0 +1,239 @@
+r"""Features and class vectors to class scores, `LogitStats` or a loss.
+
+`linear_logits` is the dense form, for reading, plotting, inference and as an oracle. The others
+never hold `examples x classes`: they go over blocks of both (tiles.py), for any margin and any loss
+of `LogitStats`. The order inside a score is the same in all: matrix product (or cosine), bias,
+softcap, margin, scale, then `where`.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Literal
+
+from jax import Array
+from jax.typing import ArrayLike
+
+from jsoftmax.blockwise.rows import stats_of_rows
+from jsoftmax.core.collectives import MeshAxes
+from jsoftmax.linear.evaluate import Arguments, evaluate
+from jsoftmax.losses.of_stats import centred_loss, centred_nll, nll
+from jsoftmax.margins.angular import AngularMargin
+from jsoftmax.stats.labels import SparseLabels
+from jsoftmax.stats.logit_stats import LogitStats, absolute
+
+
+def linear_stats(
+    features: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike | SparseLabels,
+    *,
+    bias: ArrayLike | None = None,
+    softcap: ArrayLike | None = None,
+    margin: AngularMargin | None = None,
+    where: ArrayLike | None = None,
+    class_axis: MeshAxes = None,
+    row_block: int | None = None,
+    class_block: int | None = None,
+) -> LogitStats:
+    r"""The `LogitStats` of a linear head, without its logits ever being held.
+
+    $$(x, W, y) \mapsto \mathrm{stats}(z, y), \qquad z = \mathrm{linear\_logits}(x, W, y)$$
+
+    Derivatives recompute the logits block by block: four matrix products with the gradient, for any
+    use of the statistics. A scalar loss is cheaper by `linear_loss`.
+
+    Args:
+      features: `[..., features]`, floats.
+      weight: `[classes, features]`.
+      labels: integers `[...]`, or `SparseLabels` (not with a margin).
+      bias: `[classes]`.
+      softcap: c > 0, the bound on the size of the scores.
+      margin: such as `arcface()`; its numbers may be traced.
+      where: booleans `[classes]`; False switches a class off.
+      class_axis: as in `linear_loss`.
+      row_block, class_block: how many examples and classes a block has; chosen by shape if None.
+
+    Returns:
+      `LogitStats` of `[...]`, float32 or wider; for `SparseLabels` of `[..., K]`, in which each
+      listed class in its turn is the true one. A label that names no class makes `target` NaN.
+
+    Source: the formulas of `LogitStats`, with the running maximum of Milakov, Gimelshein, "Online
+    normalizer calculation for softmax", 2018, arXiv:1805.02867.
+
+    Example:
+      >>> x, w = jnp.array([[2.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> js.linear_stats(x, w, jnp.array([0])).logsumexp
+      Array([2.1269], dtype=float32)
+    """
+    head = Arguments.of(features, weight, labels, bias, softcap, margin, where, class_axis)
+    plan, rest = head.plan(centred_nll, (), row_block, class_block, mean=True)
+    stats, shift = stats_of_rows(plan, head.labels, head.rows(None), rest)
+    return head.unflatten(absolute(stats, shift))
+
+
+def linear_loss(
+    features: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike | SparseLabels,
+    loss: Callable[[LogitStats], Array] = nll,
+    *,
+    bias: ArrayLike | None = None,
+    softcap: ArrayLike | None = None,
+    margin: AngularMargin | None = None,
+    where: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    class_weight: ArrayLike | None = None,
+    ignore_index: ArrayLike | None = None,
+    reduction: Literal["mean", "sum"] | None = "mean",
+    return_stats: bool = False,
+    class_axis: MeshAxes = None,
+    batch_axis: MeshAxes = None,
+    row_block: int | None = None,
+    class_block: int | None = None,
+) -> Array | tuple[Array, LogitStats]:
+    r"""Any loss of `LogitStats` on a linear head, without its logits ever being held.
+
+    $$\frac{\sum_i w_i\, \ell(\mathrm{stats}_i)}{\sum_i w_i}, \qquad w_i = \mathrm{sample\_weight}_i
+    \cdot \mathrm{class\_weight}_{y_i} \cdot [y_i \ne \mathrm{ignore\_index}]$$
+
+    A scalar's gradients are made together with its value: three matrix products by rows, as many as
+    with the logits held; four by classes; one without differentiation. They are kept until the
+    backward pass: inside a `scan` whose sum is differentiated, take the gradient in the body.
+
+    Args:
+      features: `[..., features]`, floats. bfloat16 is multiplied as it is and summed in float32.
+      weight: `[classes, features]`, a row per class vector (a Flax `kernel` is its transpose).
+      labels: integers `[...]`; or `SparseLabels`, the expected loss over them (not with a margin).
+      loss: a function of one example's `LogitStats`, such as `js.focal`, `partial(js.gce, q=0.5)`,
+        or your own. Values it closes over may be traced and get gradients.
+      bias: `[classes]`.
+      softcap: c > 0, the bound on the size of the scores.
+      margin: such as `arcface()`; its numbers may be traced and get gradients.
+      where: booleans `[classes]`; False switches a class off.
+      sample_weight: `[...]`, a factor on each example's loss; booleans are a mask.
+      class_weight: `[classes]`, a factor by label. On the probs of `SparseLabels` it is not part of
+        w: then, as in torch, the mean is over examples.
+      ignore_index: a label whose examples count for nothing, whatever their features.
+      reduction: "mean", "sum", or None for one value per example, at four matrix products.
+      return_stats: also return the `LogitStats` of the examples, without gradient.
+      class_axis: inside `jax.shard_map`, the mesh axis, or axes, over which the classes are spread.
+        What is by class is then this device's rows, consecutive and as many on each, with `where`
+        False for those that only fill up; features and labels, which count over all devices, are
+        the same along the axis, and so is the result. Differentiate outside the shard_map if its
+        `check_vma` is False.
+      batch_axis: inside `jax.shard_map`, the mesh axis, or axes, over which the examples are
+        spread: mean and sum are then over the examples of all devices. An axis may be that of the
+        classes too: then each device has its own examples, and features are gathered over it.
+      row_block, class_block: how many examples and classes a block has. By default both go by the
+        shape, for speed (see blocks.py). `class_block` alone takes the least memory, for a fourth
+        product.
+
+    Returns:
+      A scalar, 0 if no weight is left; with reduction None `[...]`; float32 or wider. With
+      `return_stats` (that, stats). NaN if an example that counts has a label that names no class,
+      +inf if its class is off.
+
+    Source: gradients in the forward pass: Hsu et al., "Liger kernel", 2024, arXiv:2410.10989,
+    section 3.2; here as a `custom_jvp`, so that forward mode and Hessians work.
+
+    Example:
+      >>> x, w, y = jnp.ones((4, 2)), jnp.eye(3, 2), jnp.array([0, 1, 2, -1])
+      >>> margin = js.cosface(scale=8.0)
+      >>> @jax.jit
+      ... def face_loss(x, w):
+      ...     return js.linear_loss(x, w, y, js.focal, margin=margin, ignore_index=-1)
+      >>> face_loss(x, w)
+      Array(4.7458, dtype=float32)
+
+      A training step that logs accuracy and log Z, which come from the same pass:
+
+      >>> @jax.jit
+      ... def loss_fn(w):
+      ...     return js.linear_loss(x, w, y, ignore_index=-1, return_stats=True)
+      >>> (loss, stats), dw = jax.value_and_grad(loss_fn, has_aux=True)(w)
+      >>> stats.correct.mean(), stats.logsumexp
+      (Array(0., dtype=float32), Array([1.862 , 1.862 , 1.862 , 1.0986], dtype=float32))
+    """
+    return evaluate(
+        centred_loss(loss),
+        features,
+        weight,
+        labels,
+        bias=bias,
+        softcap=softcap,
+        margin=margin,
+        where=where,
+        sample_weight=sample_weight,
+        class_weight=class_weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        return_stats=return_stats,
+        class_axis=class_axis,
+        batch_axis=batch_axis,
+        row_block=row_block,
+        class_block=class_block,
+    )
+
+
+def linear_cross_entropy(
+    features: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike | SparseLabels,
+    *,
+    label_smoothing: ArrayLike = 0.0,
+    z_loss: ArrayLike = 0.0,
+    bias: ArrayLike | None = None,
+    softcap: ArrayLike | None = None,
+    margin: AngularMargin | None = None,
+    where: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    class_weight: ArrayLike | None = None,
+    ignore_index: ArrayLike | None = None,
+    reduction: Literal["mean", "sum"] | None = "mean",
+    return_stats: bool = False,
+    class_axis: MeshAxes = None,
+    batch_axis: MeshAxes = None,
+    row_block: int | None = None,
+    class_block: int | None = None,
+) -> Array | tuple[Array, LogitStats]:
+    r"""Cross-entropy of a linear head, without its logits ever being held: `linear_loss` of `nll`.
+
+    $$\frac{\sum_i w_i\, \ell_i}{\sum_i w_i}, \qquad \ell_i = -\sum_j q_{ij} \log p_{ij} + \lambda\,
+    (\log Z_i)^2$$
+
+    Args:
+      features, weight, labels: as in `linear_loss`.
+      label_smoothing: ε in [0, 1]; see `nll`.
+      z_loss: λ; see `nll`.
+      bias, softcap, margin, where, sample_weight, class_weight, ignore_index, reduction,
+        return_stats, class_axis, batch_axis, row_block, class_block: as in `linear_loss`.
+
+    Returns:
+      As `linear_loss`.
+
+    Source: as `nll` and `linear_loss`.
+
+    Example:
+      >>> x, w = jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.eye(3, 2)
+      >>> jax.jit(js.linear_cross_entropy)(x, w, jnp.array([0, 1]), label_smoothing=0.1)
+      Array(0.4955, dtype=float32)
+    """
+    return linear_loss(
+        features,
+        weight,
+        labels,
+        functools.partial(nll, label_smoothing=label_smoothing, z_loss=z_loss),
+        bias=bias,
+        softcap=softcap,
+        margin=margin,
+        where=where,
+        sample_weight=sample_weight,
+        class_weight=class_weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        return_stats=return_stats,
+        class_axis=class_axis,
+        batch_axis=batch_axis,
+        row_block=row_block,
+        class_block=class_block,
+    )

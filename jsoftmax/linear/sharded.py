@@ -1,0 +1,201 @@
+r"""A linear head over a mesh of devices, as a function of global arrays."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jsoftmax.checks import check_values
+from jsoftmax.core.arguments import as_labels, check_shape, normalize_axis
+from jsoftmax.core.collectives import NO_CLASS, MeshAxes, axes_of
+from jsoftmax.core.dtypes import to_compute_dtype
+from jsoftmax.linear.loss import linear_loss
+from jsoftmax.losses.of_stats import nll
+from jsoftmax.stats.labels import SparseLabels
+from jsoftmax.stats.logit_stats import LogitStats
+
+
+def mesh_devices(name: str, axis: MeshAxes, mesh: Mesh) -> int:
+    """Return over how many devices of a mesh an axis, or several, goes."""
+    if unknown := [each for each in axes_of(axis) if each not in mesh.shape]:
+        raise ValueError(f"`{name}`: expected axes of the mesh, {mesh.axis_names}, got {unknown}.")
+    return math.prod(mesh.shape[each] for each in axes_of(axis))
+
+
+_BY_CLASS = ("bias", "where", "class_weight")
+
+
+def sharded_linear_loss(
+    mesh: Mesh,
+    *,
+    batch_axis: MeshAxes,
+    class_axis: MeshAxes,
+    num_classes: int,
+    loss: Callable[[LogitStats], Array] = nll,
+    **options: Any,
+) -> Callable[..., Array | tuple[Array, LogitStats]]:
+    r"""Spread `linear_loss` over a mesh: examples over one of its axes, classes over another.
+
+    $$(x, W, y) \mapsto \frac{\sum_i w_i\, \ell(\mathrm{stats}(W x_i, y_i))}{\sum_i w_i} \quad
+    \text{over all examples of all devices}$$
+
+    Each device computes the products of its examples with its classes: three, as on one device.
+    What devices tell each other is, per block of examples, a maximum and a sum of a few numbers per
+    example; and once the gradients, the features' over `class_axis` and the weight's over
+    `batch_axis`. Neither logits nor weight are ever gathered. Inside your own `shard_map` the same
+    is `linear_loss(..., class_axis=..., batch_axis=...)`.
+
+    Args:
+      mesh: the devices. Its axes may be Auto or Explicit. Arrays on an Explicit mesh are
+        differentiated by JAX under `jit` or in `jax.set_mesh` only.
+      batch_axis: the mesh axis, or axes, over which examples are spread; None for all on each
+        device.
+      class_axis: the mesh axis, or axes, over which classes are spread; None for all on each. An
+        axis may be in both, as after a network that is trained on all devices: then the features
+        are gathered over it, and each device gets the gradient of its own.
+      num_classes: C, how many classes there are. Rows of the weight from there on only make it
+        divisible: they are no class, and get gradient 0.
+      loss: a function of `LogitStats`, as in `linear_loss`; it may close over traced values.
+      options: any options of `linear_loss`, here or in the call: there they win.
+
+    Returns:
+      `f(features, weight, labels, **options)`, which returns what `linear_loss` does. Arrays are
+      global: features `[..., features]`, spread by their first axis, and weight `[C, features]`.
+      What the mesh does not divide is padded inside; for a weight that is kept on the devices by
+      its rows, that has to be done before, by zeros: to a multiple of their number.
+
+    Source: vocabulary-parallel cross-entropy: Shoeybi et al., "Megatron-LM", 2019,
+    arXiv:1909.08053, section 3.
+
+    Example:
+      >>> mesh = jax.make_mesh((2, 4), ("data", "model"))
+      >>> axes = {"batch_axis": "data", "class_axis": "model"}
+      >>> margin = js.arcface(scale=8.0)
+      >>> loss_fn = js.sharded_linear_loss(mesh, **axes, num_classes=10, margin=margin)
+      >>> x, w, y = jnp.eye(5), jnp.eye(10, 5), jnp.arange(5)
+      >>> loss, dw = jax.jit(jax.value_and_grad(loss_fn, argnums=1))(x, w, y)
+      >>> loss, dw.shape
+      (Array(0.008, dtype=float32), (10, 5))
+    """
+    row_devices = mesh_devices("batch_axis", batch_axis, mesh)
+    class_devices = mesh_devices("class_axis", class_axis, mesh)
+    # Over an axis of one device nothing is to be exchanged.
+    batch_axes, class_axes = (
+        tuple(name for name in axes_of(axis) if mesh.shape[name] > 1) or None
+        for axis in (batch_axis, class_axis)
+    )
+    axes = {"class_axis": class_axes, "batch_axis": batch_axes}
+
+    def function(features, weight, labels, **more):
+        chosen = options | more
+        features, weight = jnp.asarray(features), jnp.asarray(weight)
+        normalize_axis("features", features, -2)
+        examples = features.shape[0]
+        rows = examples + -examples % row_devices
+        classes = weight.shape[0] + -weight.shape[0] % class_devices
+        margin, tree = jax.tree.flatten(chosen.pop("margin", None))
+        by_class = {name: chosen.pop(name) for name in _BY_CLASS if chosen.get(name) is not None}
+        by_class |= {f"margin, {i}": x for i, x in enumerate(margin) if jnp.ndim(x)}
+        _check_classes(weight, num_classes, by_class)
+        if classes > num_classes:
+            where = _filled(by_class.get("where", jnp.ones(num_classes, bool)), classes)
+            by_class["where"] = where & (jnp.arange(classes) < num_classes)
+            labels = _named(labels, num_classes, chosen.get("ignore_index"))
+        by_row = {"features": features, "labels": labels}
+        by_row["sample_weight"] = chosen.pop("sample_weight", None)
+        _check_rows(by_row)
+        if by_row["sample_weight"] is None and rows > examples:
+            by_row["sample_weight"] = jnp.ones(
+                features.shape[:-1], to_compute_dtype(features).dtype
+            )
+
+        def on_each(by_row, weight, by_class):
+            numbers = [by_class.pop(f"margin, {i}", x) for i, x in enumerate(margin)]
+            given = chosen | by_row | by_class | {"margin": tree.unflatten(numbers)}
+            return linear_loss(weight=weight, loss=loss, **given, **axes)
+
+        here = _mesh_for(mesh, (by_row, weight, by_class))
+
+        def placed(tree, size, spec):
+            return jax.tree.map(lambda x: _placed(_filled(x, size), here, spec), tree)
+
+        by_batch, by_classes = P(batch_axes), P(class_axes)
+        result = by_batch if chosen.get("reduction", "mean") is None else P()
+        # Compiled, since without jit a shard_map is run operation by operation.
+        run = jax.shard_map(
+            on_each,
+            mesh=here,
+            in_specs=(by_batch, by_classes, by_classes),
+            out_specs=(result, by_batch) if chosen.get("return_stats") else result,
+        )
+        out = jax.jit(run)(
+            placed(by_row, rows, by_batch), *placed((weight, by_class), classes, by_classes)
+        )
+        if rows == examples:
+            return out
+        return jax.tree.map(lambda x: _placed(x, here, P())[:examples] if x.ndim else x, out)
+
+    return function
+
+
+def _check_classes(weight, num_classes, by_class):
+    if weight.shape[0] < num_classes:
+        raise AssertionError(
+            f"`weight`: expected a row for each of num_classes = {num_classes} classes, got shape "
+            f"{weight.shape}."
+        )
+    for name, x in by_class.items():
+        if jnp.shape(x) != weight.shape[:1]:
+            check_shape(name, jnp.asarray(x), (num_classes,), "a number for every class")
+
+
+def _check_rows(by_row):
+    """Find what is missing before it would be filled up."""
+    examples = by_row["features"].shape[0]
+    for name, tree in by_row.items():
+        for x in map(jnp.asarray, jax.tree.leaves(tree)):
+            check_shape(name, x, (examples, *x.shape[1:]), "as many examples as there are features")
+
+
+def _mesh_for(mesh, arrays):
+    """Return the mesh, with Auto axes if no array lies on an Explicit one.
+
+    Without jit and outside `jax.set_mesh`, JAX does not differentiate what comes from the latter.
+    """
+    arrays = map(jnp.asarray, jax.tree.leaves(arrays))
+    given = [jax.sharding.get_abstract_mesh(), *(jax.typeof(x).sharding.mesh for x in arrays)]
+    if any(AxisType.Explicit in each.axis_types for each in given):
+        return mesh
+    types = (AxisType.Auto,) * len(mesh.axis_names)
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=types)
+
+
+def _filled(x, size):
+    """Fill up the first axis with zeros."""
+    x = jnp.asarray(x)
+    missing = size - x.shape[0]
+    return jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) if missing else x
+
+
+def _placed(x, mesh, spec):
+    """Place an array on the mesh, where JAX does not do so by itself."""
+    explicit = AxisType.Explicit in mesh.axis_types
+    return jax.reshard(x, NamedSharding(mesh, spec)) if explicit else x
+
+
+def _named(labels, num_classes, ignore_index):
+    """Return labels in which a row that is no class has no name either."""
+
+    def named(indices):
+        ignored = False if ignore_index is None else indices == ignore_index
+        check_values(None, jnp.where(ignored, 0, indices), num_classes)
+        return jnp.where((indices >= num_classes) & ~jnp.asarray(ignored), NO_CLASS, indices)
+
+    if isinstance(labels, SparseLabels):
+        return labels._replace(indices=named(as_labels(labels.indices)))
+    return named(as_labels(labels))

@@ -1,0 +1,65 @@
+"""The bi-tempered loss: the divergence of one order, of the tempered softmax of another."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jsoftmax.core.arguments import check_within
+from jsoftmax.core.masking import centred
+from jsoftmax.losses.inputs import loss_inputs, per_example
+from jsoftmax.losses.tsallis import divergence
+from jsoftmax.maps.entmax_solver import broadcast_alpha, log_entmax
+from jsoftmax.stats.labels import SparseLabels
+
+
+def bi_tempered_loss(
+    logits: ArrayLike,
+    labels: ArrayLike | SparseLabels,
+    *,
+    t1: ArrayLike,
+    t2: ArrayLike,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+    ignore_index: ArrayLike | None = None,
+) -> Array:
+    r"""Bi-tempered logistic loss, for noisy labels: bounded by t1, with heavy tails by t2.
+
+    $$\ell = \sum_j q_j (\log_{t_1} q_j - \log_{t_1} p_j) - \frac{q_j^{2 - t_1} - p_j^{2 - t_1}}{2 -
+    t_1}, \qquad \log_t x = \frac{x^{1-t} - 1}{1 - t}$$
+
+    for p = `tempered_softmax` of t2. Cross-entropy at t1 = t2 = 1.
+
+    Args:
+      logits: `[..., classes]`, any real dtype; computed in float32 or wider.
+      labels: integers `[...]`, a distribution q or `SparseLabels`. The loss is 0 where p = q.
+      t1: in [0, 1]. Below 1 the loss is at most 1 / (1 - t1): a wrong label far from the boundary
+        can not count for more.
+      t2: as a rule above 1, for heavy tails: a wrong label near the boundary counts for less. Both
+        are scalars, or arrays that broadcast against `logits` with the class axis of size 1; they
+        may be traced and have gradients, also at 1.
+      axis, where, ignore_index: as in `cross_entropy`.
+
+    Returns:
+      `[...]`, float32 or wider, never below 0; NaN as in `cross_entropy`.
+
+    Source: Amid et al., "Robust bi-tempered logistic loss based on Bregman divergences", 2019,
+    arXiv:1906.03361, eq. 5.
+
+    Example:
+      >>> z = jnp.array([[0.0, 9.0], [0.0, 90.0]])
+      >>> js.bi_tempered_loss(z, jnp.array([0, 0]), t1=0.8, t2=1.2)
+      Array([3.211 , 4.7368], dtype=float32)
+    """
+    check_within("t1", t1, 0, 1)
+    aligned = loss_inputs(logits, labels, axis, where, ignore_index)
+    z, q = aligned.whole()
+    d, top = centred(z, -1, aligned.where)
+    alpha1, alpha2 = (
+        2 - broadcast_alpha(per_example(name, t, z, axis), top)
+        for name, t in (("t1", t1), ("t2", t2))
+    )
+    # The checkpoint keeps log p and q, and not the dozen arrays between them and the divergence.
+    log_p = log_entmax(d, alpha2)
+    losses = jnp.sum(jax.checkpoint(divergence)(q, log_p, alpha1), -1)
+    return jnp.where(aligned.ignored, 0, losses)

@@ -1,0 +1,43 @@
+"""Independent yes-or-no questions, one logit each."""
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jsoftmax.core.arguments import as_logits, check_broadcasts, check_shape
+from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.core.numerics import multiply_no_nan, softplus
+
+
+def binary_cross_entropy(
+    logits: ArrayLike, labels: ArrayLike, *, pos_weight: ArrayLike | None = None
+) -> Array:
+    r"""Cross-entropy of independent yes-or-no questions, one value per logit.
+
+    $$\ell = w\,y\,\mathrm{softplus}(-z) + (1 - y)\,\mathrm{softplus}(z)$$
+
+    Args:
+      logits: `[...]`, the log-odds of "yes", any real dtype; computed in float32 or wider.
+      labels: `[...]`, integers or booleans 0 or 1, or floats in [0, 1]. Another integer gives NaN.
+      pos_weight: w, a factor on the "yes" term that broadcasts against `logits`.
+
+    Returns:
+      `[...]`, float32 or wider; +inf where a logit of ∓inf is wrong.
+
+    Source: logistic regression; `pos_weight` as in torch's `BCEWithLogitsLoss`.
+
+    Example:
+      >>> js.binary_cross_entropy(jnp.array([2.0, -1.0]), jnp.array([1, 1]))
+      Array([0.1269, 1.3133], dtype=float32)
+    """
+    z = to_compute_dtype(as_logits(logits))
+    labels = jnp.asarray(labels)
+    check_shape("labels", labels, z.shape, "one label for every logit")
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        y = cast_like(labels, z)
+    else:
+        y = cast_like(labels, z)
+        y = jnp.where((y == 0) | (y == 1), y, jnp.nan)
+    w = jnp.ones((), z.dtype) if pos_weight is None else cast_like(pos_weight, z)
+    check_broadcasts("pos_weight", w, z.shape, "a weight that broadcasts against the logits")
+    return multiply_no_nan(w * y, softplus(-z)) + multiply_no_nan(1 - y, softplus(z))

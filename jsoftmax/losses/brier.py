@@ -1,0 +1,62 @@
+"""The squared distance between the softmax of logits and the label."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jsoftmax.core.masking import mask_classes
+from jsoftmax.core.numerics import neg_inf_to_zero, sigmoid
+from jsoftmax.losses.inputs import loss_inputs
+from jsoftmax.stats.labels import SparseLabels, is_label
+from jsoftmax.stats.logit_stats import centred_stats
+
+
+def brier_loss(
+    logits: ArrayLike,
+    labels: ArrayLike | SparseLabels,
+    *,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+    ignore_index: ArrayLike | None = None,
+) -> Array:
+    r"""Brier score of the softmax of logits: the squared distance to the label.
+
+    $$\ell = \sum_j (p_j - q_j)^2, \qquad p = \mathrm{softmax}(z)$$
+
+    Args:
+      logits: `[..., classes]`, any real dtype; computed in float32 or wider.
+      labels: integers `[...]`, or a distribution q: floats of the shape of `logits`, or a short
+        list, `SparseLabels`. For these it is the distance to q, 0 where p = q.
+      axis, where, ignore_index: as in `cross_entropy`.
+
+    Returns:
+      `[...]`, float32 or wider, in [0, 2]; NaN as in `cross_entropy`.
+
+    Source: Brier, "Verification of forecasts expressed in terms of probability", 1950, eq. 2,
+    without its factor 1/N for the mean over examples.
+
+    Example:
+      >>> js.brier_loss(jnp.array([[0.0, 1.0], [9.0, 0.0]]), jnp.array([0, 0]))
+      Array([1.0689, 0.    ], dtype=float32)
+    """
+    return _squared_distance(loss_inputs(logits, labels, axis, where, ignore_index))
+
+
+@jax.checkpoint
+def _squared_distance(aligned):
+    z, q = aligned.whole()
+    z = mask_classes(z, aligned.where)
+    # The largest probability is 1 - rest, and the others are shares w of the rest: the difference
+    # to a label of 1, and all gradients, keep their digits.
+    top = jnp.argmax(z, -1)
+    stats, shift = centred_stats(z, top, None)
+    u = stats.log_odds[..., None]
+    rest = sigmoid(-u)
+    is_top = is_label(z, top)
+    relative = (
+        jnp.where(is_top, -jnp.inf, z - shift[..., None]) - neg_inf_to_zero(stats.others)[..., None]
+    )
+    of_top = jnp.where(u > 0, (1 - q) - rest, sigmoid(u) - q)
+    residual = jnp.where(is_top, of_top, rest * jnp.exp(relative) - q)
+    return jnp.where(aligned.ignored, 0, jnp.sum(jnp.square(residual), -1))

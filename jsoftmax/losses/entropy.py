@@ -1,0 +1,96 @@
+"""The entropy of the softmax of logits, and the loss that rewards it."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jsoftmax.core.arguments import as_logits, normalize_axis
+from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.core.masking import centred, mask_classes
+from jsoftmax.core.numerics import multiply_no_nan, neg_inf_to_zero
+from jsoftmax.losses.inputs import loss_inputs
+from jsoftmax.losses.on_logits import cross_entropy
+from jsoftmax.maps.softmax import softmax_tangent
+from jsoftmax.stats.labels import SparseLabels
+from jsoftmax.stats.logit_stats import class_stats
+
+
+def entropy(logits: ArrayLike, *, axis: int = -1, where: ArrayLike | None = None) -> Array:
+    r"""Shannon entropy of the softmax of logits, in nats.
+
+    $$H = -\sum_j p_j \log p_j, \qquad p = \mathrm{softmax}(z)$$
+
+    Args:
+      logits: `[..., classes]`, any real dtype; computed in float32 or wider.
+      axis: the class axis.
+      where: booleans that broadcast against `logits`; False switches a class off.
+
+    Returns:
+      `[...]`, float32 or wider, from 0 for a sure prediction to log C for C equal logits; 0 where
+      no class is on.
+
+    Source: Shannon, "A mathematical theory of communication", 1948.
+
+    Example:
+      >>> js.entropy(jnp.array([[0.0, 0.0], [0.0, 20.0]]))
+      Array([0.6931, 0.    ], dtype=float32)
+    """
+    logits = as_logits(logits)
+    z = jnp.moveaxis(mask_classes(logits, where), normalize_axis("logits", logits, axis), -1)
+    return jax.checkpoint(lambda z: _entropy(centred(z, -1, None)[0]))(z)
+
+
+@jax.custom_jvp
+def _entropy(d):
+    """Return the entropy of centred logits."""
+    log_p = class_stats(d, None).log_prob
+    return jnp.sum(multiply_no_nan(jnp.exp(log_p), -log_p), -1)
+
+
+@_entropy.defjvp
+def _entropy_jvp(primals, tangents):
+    # dH/dp_j = -log p_j - 1, which is -d_j up to what is the same for all classes.
+    (d,), (dd,) = primals, tangents
+    return _entropy(d), softmax_tangent(d, -neg_inf_to_zero(d), dd)
+
+
+def confidence_penalty_loss(
+    logits: ArrayLike,
+    labels: ArrayLike | SparseLabels,
+    *,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+    ignore_index: ArrayLike | None = None,
+    beta: ArrayLike = 0.1,
+) -> Array:
+    r"""Cross-entropy less a share of the prediction's entropy: a price on being sure.
+
+    $$\ell = -\log p_y - \beta H(p)$$
+
+    Args:
+      logits: `[..., classes]`, any real dtype; computed in float32 or wider.
+      labels: integers `[...]`, a distribution or `SparseLabels`, as in `cross_entropy`.
+      axis, where, ignore_index: as in `cross_entropy`.
+      beta: β, 0.1 for most tasks of the paper.
+
+    Returns:
+      `[...]`, float32 or wider; it can be negative; +inf and NaN as in `cross_entropy`.
+
+    Source: Pereyra et al., "Regularizing neural networks by penalizing confident output
+    distributions", 2017, arXiv:1701.06548, section 3.
+
+    Example:
+      >>> js.confidence_penalty_loss(jnp.array([[0.0, 1.0]]), jnp.array([0]))
+      Array([1.255], dtype=float32)
+    """
+
+    @jax.checkpoint
+    def penalised(logits):
+        z = to_compute_dtype(as_logits(logits))  # 16-bit gradients of two terms are rounded once
+        loss = cross_entropy(z, labels, axis=axis, where=where, ignore_index=ignore_index)
+        aligned = loss_inputs(z, labels, axis, where, ignore_index)
+        penalty = cast_like(beta, loss) * entropy(aligned.logits, where=aligned.where)
+        return loss - jnp.where(aligned.ignored, 0, penalty)
+
+    return penalised(logits)

@@ -1,0 +1,89 @@
+"""Class imbalance: logits adjusted, and classes weighted, by how often each class occurs.
+
+A margin for rare classes is `ldam`, in margins/presets.py.
+"""
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jsoftmax.core.arguments import as_logits, check_within, class_counts_like, normalize_axis
+from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.core.numerics import expm1
+
+
+def adjust_logits(
+    logits: ArrayLike, class_counts: ArrayLike, *, axis: int = -1, tau: ArrayLike = 1.0
+) -> Array:
+    r"""Logit adjustment: logits plus τ times the logarithm of how frequent each class is.
+
+    $$z'_j = z_j + \tau \log \pi_j, \qquad \pi_j = n_j / \sum_k n_k$$
+
+    Cross-entropy of adjusted logits, while training, makes the unadjusted logits those of balanced
+    classes; with τ = 1 it is the balanced softmax. For a model that was trained without, predict
+    from `adjust_logits(logits, class_counts, tau=-1.0)`.
+
+    Args:
+      logits: `[..., classes]`, any real dtype.
+      class_counts: `[classes]`, integers or floats: numbers or shares of the examples. A class of
+        count 0 is taken for as rare as the rarest class that has examples, so that it stays finite.
+      axis: the class axis.
+      tau: τ, may be traced.
+
+    Returns:
+      Logits in the shape and dtype of `logits`. A negative count gives NaN, or, if it is known
+      while tracing, `ValueError`.
+
+    Source: Menon et al., "Long-tail learning via logit adjustment", 2021, arXiv:2007.07314, eq. 10
+    (and 9 for a trained model, whose sign is the opposite); Ren et al., "Balanced meta-softmax",
+    2020, arXiv:2007.10740, eq. 4.
+
+    Example:
+      >>> js.adjust_logits(jnp.zeros((1, 3)), jnp.array([90, 9, 1]))
+      Array([[-0.1054, -2.4079, -4.6052]], dtype=float32)
+    """
+    logits = as_logits(logits)
+    axis = normalize_axis("logits", logits, axis)
+    z = to_compute_dtype(logits)
+    counts = class_counts_like(class_counts, z, z.shape[axis])
+    counts = jnp.where(counts == 0, jnp.min(jnp.where(counts > 0, counts, jnp.inf)), counts)
+    # Without any example all classes are as frequent.
+    counts = jnp.where(jnp.isinf(counts), 1, counts)
+    log_prior = jnp.log(counts / jnp.sum(counts))
+    along = [1] * z.ndim
+    along[axis] = -1
+    return (z + cast_like(tau, z) * log_prior.reshape(along)).astype(logits.dtype)
+
+
+def class_balanced_weights(class_counts: ArrayLike, *, beta: ArrayLike = 0.9999) -> Array:
+    r"""Class weights by the effective number of examples, for `class_weight=` of a loss.
+
+    $$w_j \propto \frac{1 - \beta}{1 - \beta^{n_j}}, \qquad \sum_j w_j = C$$
+
+    Args:
+      class_counts: `[classes]`, how many examples each class has.
+      beta: β in [0, 1]: 0 weighs all classes alike, 1 by the inverse of their counts. The paper
+        tries 0.9, 0.99, 0.999 and 0.9999.
+
+    Returns:
+      `[classes]`, float32 or wider. A class of count 0 gets weight 0 and is not counted in C.
+
+    Source: Cui et al., "Class-balanced loss based on effective number of samples", 2019,
+    arXiv:1901.05555, eq. 2 and section 4.
+
+    Example:
+      >>> js.class_balanced_weights(jnp.array([1000, 100, 10]), beta=0.99)
+      Array([0.2301, 0.363 , 2.4068], dtype=float32)
+    """
+    check_within("beta", beta, 0, 1)
+    zero = to_compute_dtype(jnp.zeros((), jnp.result_type(float)))
+    counts = jnp.asarray(class_counts)
+    n = class_counts_like(counts, zero, counts.size)
+    # 1 - β is exact only before β is rounded to float32: of 0.9999 that costs three digits.
+    rate = cast_like(1 - beta, n)
+    log_beta = jnp.log1p(-jnp.minimum(rate, 1 - jnp.finfo(n.dtype).eps))
+    effective = jnp.where(rate == 0, n, expm1(n * log_beta) / jnp.where(rate == 0, 1, -rate))
+    some = n != 0
+    weight = jnp.where(some, 1 / jnp.where(some, effective, 1), 0)
+    total = jnp.sum(weight)
+    return weight * jnp.sum(some, dtype=n.dtype) / jnp.where(total == 0, 1, total)

@@ -1,0 +1,226 @@
+"""Single-label losses as functions of `LogitStats`.
+
+Each formula stands here once, written on the log-odds u of the true class; the same losses on
+logits and labels are in on_logits.py. Whoever needs another loss writes another function of
+`LogitStats`.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jsoftmax.core.arguments import check_at_least, check_within, is_static
+from jsoftmax.core.dtypes import cast_like
+from jsoftmax.core.numerics import expm1, multiply_no_nan, sigmoid, softplus
+from jsoftmax.stats.logit_stats import LogitStats, absolute
+
+
+def nll(stats: LogitStats, *, label_smoothing: ArrayLike = 0.0, z_loss: ArrayLike = 0.0) -> Array:
+    r"""Negative log-likelihood of the true class, the loss behind `cross_entropy`.
+
+    $$\ell = \mathrm{softplus}(-u) + \varepsilon\,(z_y - \bar z) + \lambda\,(\log Z)^2$$
+
+    The second term turns the label into $(1 - \varepsilon)\,[j = y] + \varepsilon / C$.
+
+    Args:
+      stats: `LogitStats` of `[...]`.
+      label_smoothing: ε in [0, 1], spread evenly over all classes that are on, the true one
+      included. z_loss: λ >= 0, a penalty on the log-partition function, which keeps logits from
+      drifting.
+
+    Returns:
+      `[...]`, float32 or wider, never below 0; +inf if the true class is off.
+
+    Source: label smoothing: Szegedy et al., 2016, arXiv:1512.00567, section 7. z-loss: de
+    Brébisson, Vincent, 2016, arXiv:1604.08859; with λ = 1e-4 in Chowdhery et al., "PaLM", 2022,
+    arXiv:2204.02311.
+
+    Example:
+      >>> js.nll(js.logit_stats(jnp.array([0.0, 1.0]), 0))
+      Array(1.3133, dtype=float32)
+    """
+    loss = _infinite_if_off(stats, softplus(-_finite_log_odds(stats)))
+    if not is_static(label_smoothing, 0):
+        check_within("label_smoothing", label_smoothing, 0, 1)
+        # The mean is -inf if a class that counts has a logit of -inf: then so is the smoothed loss.
+        target = jnp.where(stats.target == -jnp.inf, 0, stats.target)
+        loss = loss + multiply_no_nan(cast_like(label_smoothing, loss), target - stats.mean)
+    return loss + z_penalty(z_loss, stats.logsumexp)
+
+
+def focal(stats: LogitStats, *, gamma: ArrayLike = 2.0) -> Array:
+    r"""Focal loss: cross-entropy that fades for examples the model has right.
+
+    $$\ell = -(1 - p)^\gamma \log p = e^{-\gamma\,\mathrm{softplus}(u)}\,\mathrm{softplus}(-u)$$
+
+    Args:
+      stats: `LogitStats` of `[...]`.
+      gamma: γ >= 0; 0 is cross-entropy. Derivatives are finite for γ < 1 too.
+
+    Returns:
+      `[...]`, float32 or wider.
+
+    Source: Lin et al., "Focal loss for dense object detection", 2017, arXiv:1708.02002, eq. 4.
+
+    Example:
+      >>> js.focal(js.logit_stats(jnp.array([0.0, 1.0]), 0))
+      Array(0.7019, dtype=float32)
+    """
+    u = _finite_log_odds(stats)
+    faded = jnp.exp(-cast_like(gamma, u) * softplus(u)) * softplus(-u)
+    return _infinite_if_off(stats, faded)
+
+
+def poly1(stats: LogitStats, *, epsilon: ArrayLike = 2.0) -> Array:
+    r"""Poly-1 loss: cross-entropy with another weight on the first term of its series in 1 - p.
+
+    $$\ell = -\log p + \epsilon\,(1 - p)$$
+
+    Args:
+      stats: `LogitStats` of `[...]`.
+      epsilon: ε, 2 for ImageNet in the paper and -1 for detection.
+
+    Returns:
+      `[...]`, float32 or wider.
+
+    Source: Leng et al., "PolyLoss", 2022, arXiv:2204.12511, eq. 3.
+
+    Example:
+      >>> js.poly1(js.logit_stats(jnp.array([0.0, 1.0]), 0))
+      Array(2.7754, dtype=float32)
+    """
+    u = _finite_log_odds(stats)
+    return nll(stats) + cast_like(epsilon, u) * sigmoid(-u)
+
+
+def gce(stats: LogitStats, *, q: ArrayLike = 0.7) -> Array:
+    r"""Generalised cross-entropy: between cross-entropy (q = 0) and the robust 1 - p (q = 1).
+
+    $$\ell = \frac{1 - p^q}{q}$$
+
+    Args:
+      stats: `LogitStats` of `[...]`.
+      q: q >= 0; the closer to 1, the more label noise it bears and the slower it learns. May be
+        traced.
+
+    Returns:
+      `[...]`, float32 or wider, at most 1/q. The paper's truncated loss, which gives up on examples
+      with p < k, is `jnp.minimum(gce(stats, q=q), (1 - k**q) / q)`.
+
+    Source: Zhang, Sabuncu, "Generalized cross entropy loss", 2018, arXiv:1805.07836, eq. 6.
+
+    Example:
+      >>> js.gce(js.logit_stats(jnp.array([0.0, 1.0]), 0))
+      Array(0.8589, dtype=float32)
+    """
+    check_at_least("q", q, 0)
+    log_p = -softplus(-_finite_log_odds(stats))
+    q = cast_like(q, log_p)
+    x = q * log_p
+    # (1 - e^x) / q is 0/0 at q = 0, and its derivative to q cancels near it: there, the series,
+    # whose remainder x^4/120 is below rounding. Both branches see only arguments they bear.
+    near = jnp.abs(x) < float(jnp.finfo(x.dtype).eps) ** 0.25
+    small = jnp.where(near, x, 0)
+    series = -log_p * (1 + small / 2 * (1 + small / 3 * (1 + small / 4)))
+    power = -expm1(jnp.where(near, -1, x)) / jnp.where(near, 1, q)
+    return jnp.where(near, _infinite_if_off(stats, series), power)
+
+
+def mae(stats: LogitStats) -> Array:
+    r"""Mean absolute error between the one-hot label and the probabilities, summed over classes.
+
+    $$\ell = \sum_j |p_j - [j = y]| = 2\,(1 - p)$$
+
+    Args:
+      stats: `LogitStats` of `[...]`.
+
+    Returns:
+      `[...]`, float32 or wider, in [0, 2]. It tolerates label noise but learns slowly.
+
+    Source: Ghosh, Kumar, Sastry, "Robust loss functions under label noise", 2017, arXiv:1712.09482.
+
+    Example:
+      >>> js.mae(js.logit_stats(jnp.array([0.0, 1.0]), 0))
+      Array(1.4621, dtype=float32)
+    """
+    return 2 * sigmoid(-_finite_log_odds(stats))
+
+
+def sce(
+    stats: LogitStats,
+    *,
+    alpha: ArrayLike = 0.1,
+    beta: ArrayLike = 1.0,
+    log_zero: ArrayLike = -4.0,
+) -> Array:
+    r"""Symmetric cross-entropy: cross-entropy plus its reverse, whose log 0 is a constant A.
+
+    $$\ell = -\alpha \log p - \beta A\,(1 - p)$$
+
+    Args:
+      stats: `LogitStats` of `[...]`.
+      alpha: α, the weight of cross-entropy: 0.1 for CIFAR-10 in the paper, 6 for CIFAR-100.
+      beta: β, the weight of reverse cross-entropy.
+      log_zero: A < 0. The paper's -4; many ports clip at 1e-4 instead, which makes it -9.21.
+
+    Returns:
+      `[...]`, float32 or wider.
+
+    Source: Wang et al., "Symmetric cross entropy", 2019, arXiv:1908.06112, eq. 5 to 7.
+
+    Example:
+      >>> js.sce(js.logit_stats(jnp.array([0.0, 1.0]), 0))
+      Array(3.0556, dtype=float32)
+    """
+    u = _finite_log_odds(stats)
+    reverse = -cast_like(log_zero, u) * sigmoid(-u)
+    return multiply_no_nan(cast_like(alpha, u), nll(stats)) + cast_like(beta, u) * reverse
+
+
+def centred_nll(
+    stats: LogitStats,
+    shift: Array,
+    *,
+    label_smoothing: ArrayLike = 0.0,
+    z_loss: ArrayLike = 0.0,
+) -> Array:
+    """Return `nll` from the stats of `logits - shift`: only the z-loss depends on the shift."""
+    loss = nll(stats, label_smoothing=label_smoothing)
+    return loss + z_penalty(z_loss, stats.logsumexp + shift)
+
+
+def centred_loss(loss: Callable[[LogitStats], Array]) -> Callable[[LogitStats, Array], Array]:
+    """Return a loss of stats as a function of the stats of `logits - shift`, and the shift.
+
+    The library's losses do not depend on the shift (but see `centred_nll`), and stay accurate for
+    logits with a large offset. Of another loss that is not known: it gets the stats themselves.
+    """
+    function, options = loss, {}
+    if isinstance(loss, functools.partial) and not loss.args:
+        function, options = loss.func, loss.keywords
+    if function is nll:
+        return functools.partial(centred_nll, **options)
+    if function in (focal, gce, mae, poly1, sce):
+        return lambda stats, shift: loss(stats)
+    return lambda stats, shift: loss(absolute(stats, shift))
+
+
+def _finite_log_odds(stats):
+    """Return u, with ±inf held at the largest float: 0 * inf in a derivative would be NaN."""
+    u = stats.log_odds
+    largest = jnp.finfo(u.dtype).max
+    return jnp.clip(u, -largest, largest)
+
+
+def _infinite_if_off(stats, loss):
+    return jnp.where(stats.log_odds == -jnp.inf, jnp.inf, loss)
+
+
+def z_penalty(z_loss, logsumexp):
+    """Return λ (log Z)², or the number 0 if λ is statically 0."""
+    # Where every class is off, log Z is -inf and the loss is +inf without it.
+    log_z = jnp.where(logsumexp == -jnp.inf, 0, logsumexp)
+    return 0 if is_static(z_loss, 0) else cast_like(z_loss, log_z) * jnp.square(log_z)

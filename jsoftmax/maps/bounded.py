@@ -1,0 +1,130 @@
+"""Maps whose certainty is bounded by the number of training samples."""
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jsoftmax.core.arguments import as_logits, check_at_least, normalize_axis
+from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.maps.softmax import log_softmax, softmax
+
+
+def range_limited_softmax(
+    logits: ArrayLike,
+    axis: int = -1,
+    *,
+    num_samples: ArrayLike,
+    where: ArrayLike | None = None,
+) -> Array:
+    r"""Softmax kept inside [1/n, 1 - 1/n]: no more certain than n training samples allow.
+
+    $$p_i = \frac1n + \left(1 - \frac Cn\right) \mathrm{softmax}(z)_i$$
+
+    for C classes; with two it is the form $1/n + (1 - 2/n)\,s$.
+
+    Args:
+      logits: `[..., classes]`; dtypes as in `softmax`.
+      axis: the class axis.
+      num_samples: n >= C, the number of training samples. May be traced: then a smaller n gives
+        NaN, and a concrete one raises `ValueError`.
+      where: booleans that broadcast against `logits`; a class switched off gets 0, not 1/n, and
+        does not count in C.
+
+    Returns:
+      Probabilities that sum to 1 in the shape and dtype of `logits`. A logit of -inf gets 1/n: its
+      softmax is 0, and the floor is what the map is for.
+
+    Source: label smoothing (Szegedy et al., 2016, arXiv:1512.00567, section 7) with
+    $\varepsilon = C/n$, applied to the prediction instead of the label.
+
+    Example:
+      >>> js.range_limited_softmax(jnp.array([0.0, 20.0]), num_samples=50)
+      Array([0.02, 0.98], dtype=float32)
+    """
+    logits = as_logits(logits)
+    p = softmax(to_compute_dtype(logits), axis, where=where)
+    axis = normalize_axis("logits", logits, axis)
+    on = jnp.ones(p.shape, bool) if where is None else jnp.broadcast_to(jnp.asarray(where), p.shape)
+    check_at_least("num_samples", num_samples, 2 if where is not None else max(2, p.shape[axis]))
+    classes = jnp.sum(on, axis, keepdims=True).astype(p.dtype)
+    n = cast_like(num_samples, p)
+    n = jnp.where(n >= jnp.maximum(classes, 2), n, jnp.nan)
+    return jnp.where(on, 1 / n + (1 - classes / n) * p, 0).astype(logits.dtype)
+
+
+def gaussian_softmax(
+    logits: ArrayLike,
+    axis: int = -1,
+    *,
+    num_samples: ArrayLike,
+    where: ArrayLike | None = None,
+) -> Array:
+    r"""Softmax of a softmax, scaled so that n training samples bound the certainty.
+
+    $$p = \mathrm{softmax}\bigl(\log(n - 1)\; \mathrm{softmax}(z)\bigr)$$
+
+    With two classes, of which one has softmax s, it is $1 / (1 + (n-1)^{1 - 2s})$: the likelihood
+    ratio of two Gaussians around 0 and 1 whose ends are 1/n and 1 - 1/n. With C classes it stays
+    inside $[1/(n + C - 2),\ (n-1)/(n + C - 2)]$.
+
+    Args:
+      logits: `[..., classes]`; dtypes as in `softmax`.
+      axis: the class axis.
+      num_samples: n >= 2, the number of training samples. May be traced: then a smaller n gives
+        NaN, and a concrete one raises `ValueError`.
+      where: booleans that broadcast against `logits`; a class switched off gets 0.
+
+    Returns:
+      Probabilities in the shape and dtype of `logits`. A logit of -inf has a softmax of 0 and so
+      keeps the smallest probability, which is not 0; `where` removes a class.
+
+    Source: no publication known to us; the two-class form is derived above. A loss needs its
+    logarithm, `log_gaussian_softmax`.
+
+    Example:
+      >>> js.gaussian_softmax(jnp.array([0.0, 20.0]), num_samples=50)
+      Array([0.02, 0.98], dtype=float32)
+    """
+    logits = as_logits(logits)
+    return softmax(_gaussian_logits(logits, axis, num_samples, where), axis, where=where).astype(
+        logits.dtype
+    )
+
+
+def log_gaussian_softmax(
+    logits: ArrayLike,
+    axis: int = -1,
+    *,
+    num_samples: ArrayLike,
+    where: ArrayLike | None = None,
+) -> Array:
+    r"""Logarithm of `gaussian_softmax`; never below -log(n + C - 2), so it can not underflow.
+
+    $$\log p = L s - \log \sum_j e^{L s_j}, \qquad s = \mathrm{softmax}(z), \quad L = \log(n - 1)$$
+
+    Args:
+      logits: `[..., classes]`; dtypes as in `softmax`.
+      axis: the class axis.
+      num_samples: n >= 2, as in `gaussian_softmax`.
+      where: booleans that broadcast against `logits`; a class switched off gets -inf.
+
+    Returns:
+      Log-probabilities in the shape and dtype of `logits`.
+
+    Source: as `gaussian_softmax`.
+
+    Example:
+      >>> js.log_gaussian_softmax(jnp.array([0.0, 1e4]), num_samples=50)
+      Array([-3.912 , -0.0202], dtype=float32)
+    """
+    logits = as_logits(logits)
+    return log_softmax(
+        _gaussian_logits(logits, axis, num_samples, where), axis, where=where
+    ).astype(logits.dtype)
+
+
+def _gaussian_logits(logits, axis, num_samples, where):
+    check_at_least("num_samples", num_samples, 2)
+    s = softmax(to_compute_dtype(logits), axis, where=where)
+    n = cast_like(num_samples, s)
+    return jnp.log(jnp.where(n >= 2, n - 1, jnp.nan)) * s

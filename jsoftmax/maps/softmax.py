@@ -1,0 +1,200 @@
+"""Softmax, its logarithm, and the log-partition function.
+
+All are written on `d = (z - max z) / T`, the logits relative to their largest. `d` is at most 0, so
+nothing overflows, and a common offset of any size drops out before anything is rounded.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jsoftmax.core.arguments import as_logits, check_per_example
+from jsoftmax.core.dtypes import cast_like
+from jsoftmax.core.masking import ArrayAxis, centred
+from jsoftmax.core.numerics import exp_nonpositive, neg_inf_to_zero, sigmoid, softplus
+
+
+def softmax(
+    logits: ArrayLike,
+    axis: ArrayAxis = -1,
+    *,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    sink: ArrayLike | None = None,
+) -> Array:
+    r"""Probabilities proportional to the exponentials of the logits.
+
+    $$p_i = \frac{e^{z_i / T}}{e^{b / T} + \sum_j e^{z_j / T}}$$
+
+    where the sink's term $e^{b/T}$ is left out unless `sink` is given.
+
+    Args:
+      logits: `[..., classes]`. 16-bit floats are computed in float32; integers become floats.
+      axis: the class axis, or several that share one distribution.
+      where: booleans that broadcast against `logits`; False switches a class off.
+      temperature: T > 0, a scalar, or an array that broadcasts against `logits` with the class axis
+        of size 1; may be traced.
+      sink: b, an extra class that takes probability and is not returned; it broadcasts against
+        `logits` with the class axis of size 1. `sink=0.` gives "softmax plus one".
+
+    Returns:
+      Probabilities in the shape and dtype of `logits`, 0 for a class that is off or at -inf. They
+      sum to 1, to less with a sink, and to 0 where no class is on. A logit of +inf or NaN gives
+      NaN.
+
+    Source: Bridle, "Probabilistic interpretation of feedforward classification network outputs",
+    1990. Sinks: Xiao et al., "Efficient streaming language models with attention sinks", 2023,
+    arXiv:2309.17453; learned ones: OpenAI, "gpt-oss model card", 2025, arXiv:2508.10925.
+
+    Example:
+      >>> js.softmax(jnp.array([1.0, 2.0, 3.0]))
+      Array([0.09  , 0.2447, 0.6652], dtype=float32)
+      >>> js.softmax(jnp.array([1.0, 2.0, 3.0]), where=jnp.array([True, True, False]))
+      Array([0.2689, 0.7311, 0.    ], dtype=float32)
+    """
+    logits = as_logits(logits)
+    d, top = centred(logits, axis, where, temperature)
+    p = _softmax(d, axis)
+    if sink is not None:
+        p = p * sigmoid(_log_odds_against(sink, d, top, axis, temperature))
+    return p.astype(logits.dtype)
+
+
+def log_softmax(
+    logits: ArrayLike,
+    axis: ArrayAxis = -1,
+    *,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    sink: ArrayLike | None = None,
+) -> Array:
+    r"""Logarithm of `softmax`, which stays finite where the probability underflows.
+
+    $$\log p_i = z_i / T - \log\left(e^{b / T} + \sum_j e^{z_j / T}\right)$$
+
+    Args:
+      logits: `[..., classes]`; dtypes as in `softmax`.
+      axis: the class axis, or several that share one distribution.
+      where: booleans that broadcast against `logits`; False switches a class off.
+      temperature: T > 0, a scalar, or an array that broadcasts against `logits` with the class axis
+        of size 1; may be traced.
+      sink: b, an extra class that is not returned, as in `softmax`.
+
+    Returns:
+      Log-probabilities in the shape and dtype of `logits`, -inf for a class that is off. For a loss
+      use `cross_entropy`: taking one entry of this loses all digits once its probability is near 1.
+
+    Source: as `softmax`.
+
+    Example:
+      >>> js.log_softmax(jnp.array([0.0, -1000.0]))
+      Array([    0., -1000.], dtype=float32)
+    """
+    logits = as_logits(logits)
+    d, top = centred(logits, axis, where, temperature)
+    log_p = _log_softmax(d, axis)
+    if sink is not None:
+        log_p = log_p - softplus(-_log_odds_against(sink, d, top, axis, temperature))
+    return log_p.astype(logits.dtype)
+
+
+def logsumexp(
+    logits: ArrayLike,
+    axis: ArrayAxis = -1,
+    *,
+    where: ArrayLike | None = None,
+    keepdims: bool = False,
+) -> Array:
+    r"""Logarithm of the sum of the exponentials of the logits: the log-partition function.
+
+    $$\log \sum_j e^{z_j}$$
+
+    Args:
+      logits: `[..., classes]`; dtypes as in `softmax`.
+      axis: the class axis, or several.
+      where: booleans that broadcast against `logits`; False leaves a class out.
+      keepdims: keep the class axis, with size 1.
+
+    Returns:
+      `[...]` in the dtype of `logits`; -inf with a gradient of 0 where no class is on.
+
+    Source: as `softmax`.
+
+    Example:
+      >>> js.logsumexp(jnp.array([1000.0, 1000.0]))
+      Array(1000.6932, dtype=float32)
+      >>> js.logsumexp(jnp.array([-jnp.inf, -jnp.inf]))
+      Array(-inf, dtype=float32)
+    """
+    logits = as_logits(logits)
+    d, top = centred(logits, axis, where)
+    total = top + _logsumexp(d, axis)
+    return (total if keepdims else jnp.squeeze(total, axis)).astype(logits.dtype)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _softmax(d, axis):
+    e = exp_nonpositive(d)
+    return e / jnp.maximum(jnp.sum(e, axis, keepdims=True), 1)
+
+
+@_softmax.defjvp
+def _softmax_jvp(axis, primals, tangents):
+    # dp_i = p_i (dz_i - sum_j p_j dz_j)
+    (d,), (dd,) = primals, tangents
+    p = _softmax(d, axis)
+    return p, p * (dd - jnp.sum(p * dd, axis, keepdims=True))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _log_softmax(d, axis):
+    return d - _logsumexp(d, axis)
+
+
+@_log_softmax.defjvp
+def _log_softmax_jvp(axis, primals, tangents):
+    (d,), (dd,) = primals, tangents
+    log_p = _log_softmax(d, axis)
+    return log_p, _log_softmax_tangent(log_p, dd, axis)
+
+
+# d log p_i = dz_i - sum_j p_j dz_j, and nothing for a class at -inf. The checkpoint keeps log p
+# alone for the backward pass, not also p and a mask.
+@partial(jax.checkpoint, static_argnums=(2,))
+def _log_softmax_tangent(log_p, dd, axis):
+    mean = jnp.sum(jnp.exp(log_p) * dd, axis, keepdims=True)
+    return jnp.where(log_p == -jnp.inf, 0, dd - mean)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _logsumexp(d, axis):
+    return jnp.log(jnp.maximum(jnp.sum(exp_nonpositive(d), axis, keepdims=True), 1))
+
+
+@_logsumexp.defjvp
+def _logsumexp_jvp(axis, primals, tangents):
+    # d log sum_j exp z_j = sum_j p_j dz_j
+    (d,), (dd,) = primals, tangents
+    return _logsumexp(d, axis), jnp.sum(_softmax(d, axis) * dd, axis, keepdims=True)
+
+
+def _log_odds_against(sink, d, top, axis, temperature):
+    """Return `log(sum_j exp(z_j / T)) - b / T`: the classes against the sink."""
+    total = jnp.where(top == -jnp.inf, -jnp.inf, _logsumexp(d, axis))
+    check_per_example("sink", sink, total.shape)
+    b = (cast_like(sink, d) - neg_inf_to_zero(top)) / cast_like(temperature, d)
+    return total - jnp.where(total == -jnp.inf, 0, b)  # -inf - -inf would be NaN
+
+
+def softmax_tangent(d, slope, dd):
+    """Return the tangent of a function of p = softmax(d) whose derivative to p_j is `slope`.
+
+    Only differences of slopes count. Relative to that of the largest probability a sure model's
+    slopes are 0 for it, and what is left is as accurate as the other probabilities.
+    """
+    p = softmax(d)
+    slope -= jnp.take_along_axis(slope, jnp.argmax(d, -1, keepdims=True), -1)
+    return jnp.sum(p * (slope - jnp.sum(p * slope, -1, keepdims=True)) * dd, -1)

@@ -1,0 +1,100 @@
+"""Logits to memberships: the relaxed choice of k classes."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jsoftmax.core.arguments import as_logits
+from jsoftmax.core.masking import ArrayAxis, classes_back, classes_last, masked_logits, relative
+from jsoftmax.core.numerics import neg_inf_to_zero, sigmoid
+from jsoftmax.core.roots import increasing_root
+
+
+def soft_top_k(
+    logits: ArrayLike,
+    k: int,
+    axis: ArrayAxis = -1,
+    *,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+) -> Array:
+    r"""How much each class belongs to the k largest: between 0 and 1, with a sum of k.
+
+    $$p_i = \sigma\bigl((z_i - \tau) / T\bigr), \qquad \sum_i p_i = k$$
+
+    Args:
+      logits: `[..., classes]`. 16-bit floats are computed in float32; integers become floats.
+      k: how many to choose, an integer of at least 1; static.
+      axis: the class axis, or several that share one choice.
+      where: booleans that broadcast against `logits`; False switches a class off.
+      temperature: T > 0; as it falls, `p` comes close to the indicator of the k largest. A scalar,
+        or an array that broadcasts against `logits` with the class axis of size 1; may be traced.
+
+    Returns:
+      Memberships in the shape and dtype of `logits`. Where no more than k classes are on, they are
+      1, and 0 for the others. A logit of +inf or NaN gives NaN.
+
+    Source: Amos, Koltun, Kolter, "The limited multi-label projection layer", 2019,
+    arXiv:1906.08707, eq. 2 and 6, with a temperature.
+
+    Example:
+      >>> js.soft_top_k(jnp.array([3.0, 1.0, 0.9, -2.0]), 2, temperature=0.5)
+      Array([0.9841, 0.5315, 0.4816, 0.0028], dtype=float32)
+    """
+    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
+        raise ValueError(f"`k`: expected an integer of at least 1, got {k!r}.")
+    logits = as_logits(logits)
+    z = masked_logits(logits, axis, where)
+    on = z > -jnp.inf
+    rows = classes_last(lax.stop_gradient(z), axis)
+    if k >= rows.shape[-1]:
+        return on.astype(logits.dtype)
+    one_class = jax.eval_shape(lambda: jnp.max(z, axis, keepdims=True)).shape
+    # Behind the barrier: XLA merges the slices below with that of top_k, and then sorts everything.
+    largest = lax.optimization_barrier(lax.top_k(rows, k + 1)[0])
+    last, following = (classes_back(largest[..., i : i + 1], one_class, axis) for i in (k - 1, k))
+    # Logits around the threshold, where digits are needed, and not around the largest.
+    d = relative(z, last, temperature)
+    gap = -neg_inf_to_zero(relative(following, last, lax.stop_gradient(temperature)))
+    p = sigmoid(d + _shift(d, gap, k, axis))
+    return jnp.where(following == -jnp.inf, on.astype(p.dtype), p).astype(logits.dtype)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _shift(d, gap, k, axis):
+    """Return x, with the class axis kept, for which the sum of σ(d + x) is k.
+
+    The k-th largest of d is 0 and the next one is -gap. So the sum is at least k for
+    x = gap + log k, and at most k for x = -log(C - k).
+    """
+    ahead = d > 0
+    short = k - jnp.sum(ahead, axis, keepdims=True).astype(d.dtype)  # 1 without equal logits
+
+    def evaluate(x):
+        # By their distance from 0 or 1, so that a k of thousands costs the few between no digits.
+        u = d + x
+        distance = jax.nn.sigmoid(jnp.where(ahead, -u, u))
+        excess = jnp.sum(jnp.where(ahead, -distance, distance), axis, keepdims=True) - short
+        slope = jnp.sum(distance * (1 - distance), axis, keepdims=True)
+        return excess, x - excess / jnp.where(slope > 0, slope, 1)
+
+    classes = d.size // max(gap.size, 1)
+    low, high = jnp.full_like(gap, -math.log(classes - k)), gap + math.log(k)
+    tolerance = 4 * float(jnp.finfo(d.dtype).eps) * short
+    return increasing_root(evaluate, low, high, gap / 2, tolerance)
+
+
+@_shift.defjvp
+def _shift_jvp(k, axis, primals, tangents):
+    # The sum of p stays k:  dx = -sum_j v_j dd_j / sum_j v_j  with v = p (1 - p)
+    (d, gap), (dd, _) = primals, tangents
+    x = _shift(d, gap, k, axis)
+    v = sigmoid(d + x) * sigmoid(-d - x)
+    total = jnp.sum(v, axis, keepdims=True)
+    moved = jnp.sum(v * dd, axis, keepdims=True)
+    return x, -moved / jnp.where(total > 0, total, 1)

@@ -1,0 +1,179 @@
+"""A margin as one function of the angle θ between a feature and its class vector.
+
+    φ(θ) = (-1)^k cos(a) - 2k - m3        a = m1 θ + m2        k = floor(a / π)
+
+It changes the true class's score only. For a <= π it is cos(m1 θ + m2) - m3. Past π a bare cosine
+would rise again and reward a feature for turning away; each half turn is therefore mirrored and
+lowered by 2, which makes φ fall everywhere, continuously and with a continuous slope. For
+m2 = m3 = 0 and integer m1 it is the ψ of L-Softmax and A-Softmax; it gives ArcFace, CosFace and
+their combinations the continuation that they leave open.
+"""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jsoftmax.core.arguments import is_concrete
+from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.maps.hard import straight_through
+
+_static = partial(dataclasses.field, metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class AngularMargin:
+    r"""A margin on the angle to the true class vector; made by the presets and `angular_margin`.
+
+    $$\varphi(\theta) = (-1)^k \cos a - 2k - m_3, \qquad a = m_1 \theta + m_2,\; k = \lfloor a/\pi
+    \rfloor$$
+
+    A frozen pytree: the numbers are leaves, so they can be traced, scheduled and learned; the other
+    fields are static.
+
+    Args:
+      m1, m2, m3: factor on the angle, angle added (radians), and cosine subtracted. Each, and
+        `anneal`, may be an array `[classes]`: the evaluators take the number of the true class.
+      scale: factor on all scores, after the margin.
+      anneal: λ >= 0; the target is $(\lambda \cos\theta + \varphi) / (1 + \lambda)$.
+      normalize_features, normalize_weight: whether scores use the unit vector in place of the
+        feature, and of each class vector.
+      gradient: "exact", or "straight_through" for the derivative of cos θ in place of that of φ.
+
+    Source: Deng et al., "ArcFace", 2019, arXiv:1801.07698, eq. 4; the continuation past π: Liu et
+    al., 2016, arXiv:1612.02295, eq. 5 and 6.
+
+    Example:
+      >>> js.arcface()(jnp.array([0.5, -0.9]))
+      Array([ 0.0236, -1.0012], dtype=float32)
+    """
+
+    m1: ArrayLike = 1.0
+    m2: ArrayLike = 0.0
+    m3: ArrayLike = 0.0
+    scale: ArrayLike = 1.0
+    anneal: ArrayLike = 0.0
+    normalize_features: bool = _static(default=True)
+    normalize_weight: bool = _static(default=True)
+    gradient: str = _static(default="exact")
+
+    def __call__(self, cosine: ArrayLike) -> Array:
+        """Return φ, annealed, of the cosine to the true class vector, for any shape."""
+        c = to_compute_dtype(cosine)
+        phi = _continued_cosine(c, cast_like(self.m1, c), cast_like(self.m2, c), _multiple(self.m1))
+        phi = phi - cast_like(self.m3, c)
+        anneal = cast_like(self.anneal, c)
+        phi = (anneal * c + phi) / (1 + anneal)
+        if self.gradient == "straight_through":
+            return straight_through(phi, c)
+        return phi
+
+
+def angular_margin(
+    m1: ArrayLike = 1.0,
+    m2: ArrayLike = 0.0,
+    m3: ArrayLike = 0.0,
+    *,
+    scale: ArrayLike = 64.0,
+    gradient: str = "exact",
+) -> AngularMargin:
+    r"""The general margin on unit features and unit class vectors.
+
+    $$z_y = s\,\bigl((-1)^k \cos(m_1 \theta_y + m_2) - 2k - m_3\bigr), \qquad z_j = s \cos
+    \theta_j$$
+
+    Args:
+      m1: factor on the angle. A whole number that is known while tracing is a polynomial in the
+        cosine, which needs no inverse cosine.
+      m2: angle added, in radians.
+      m3: cosine subtracted.
+      scale: s.
+      gradient: "exact" follows φ, whose slope is sin(a)/sin(θ), and vanishes where the angle
+        crosses a multiple of π. "straight_through" takes the slope of the plain cosine instead: a
+        steadier signal that some implementations prefer.
+
+    Returns:
+      An `AngularMargin`, for `margin=` of an evaluator such as `linear_logits`.
+
+    Source: Deng et al., 2019, arXiv:1801.07698, eq. 4. Straight-through: "characteristic gradient
+    detachment" in Liu et al., "SphereFace revived", 2022, arXiv:2109.05565.
+
+    Example:
+      >>> js.angular_margin(1.0, 0.3, 0.2)(jnp.array([0.5, -0.99]))
+      Array([ 0.0217, -1.2125], dtype=float32)
+    """
+    if gradient not in ("exact", "straight_through"):
+        raise ValueError(f'`gradient`: expected "exact" or "straight_through", got {gradient!r}.')
+    return AngularMargin(m1, m2, m3, scale=scale, gradient=gradient)
+
+
+def _multiple(m1):
+    """Return m1 as an int if it is known and whole, so that cos(m1 θ) is a polynomial; or None."""
+    if is_concrete(m1) and jnp.ndim(m1) == 0 and float(m1).is_integer() and float(m1) > 0:
+        return int(m1)
+    return None
+
+
+def _chebyshev(c, n):
+    """Return cos(nθ) and sin(nθ)/sin(θ), polynomials in c = cos θ, for a whole n >= 1.
+
+    T(n+1) = 2c T(n) - T(n-1) and the same for U; in float32 more accurate than cos(n arccos c).
+    """
+    t, t_next = jnp.ones_like(c), c
+    u, u_next = jnp.zeros_like(c), jnp.ones_like(c)
+    for _ in range(n - 1):
+        t, t_next = t_next, 2 * c * t_next - t
+        u, u_next = u_next, 2 * c * u_next - u
+    return t_next, u_next
+
+
+def _turned(c, sine, m1, m2, multiple):
+    """Return cos(a) and sin(a) of a = m1 θ + m2, for cos θ = c and sin θ = sine."""
+    if multiple is None:
+        a = m1 * jnp.arctan2(sine, c) + m2
+        return jnp.cos(a), jnp.sin(a)
+    cos_m, ratio = _chebyshev(c, multiple)
+    sin_m = ratio * sine
+    cos_2, sin_2 = jnp.cos(m2), jnp.sin(m2)
+    return cos_m * cos_2 - sin_m * sin_2, sin_m * cos_2 + cos_m * sin_2
+
+
+def _half_turns(c, sine, m1, m2):
+    k = jnp.floor((m1 * jnp.arctan2(sine, c) + m2) / jnp.pi)
+    return k, 1 - 2 * jnp.mod(k, 2)
+
+
+def _sine(c, least):
+    # (1 - c)(1 + c) is exact near |c| = 1 where 1 - c² cancels.
+    return jnp.sqrt(jnp.maximum((1 - c) * (1 + c), least**2))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _continued_cosine(c, m1, m2, multiple):
+    """Return (-1)^k cos(a) - 2k; a rounded cosine outside [-1, 1] counts as ±1."""
+    c = jnp.clip(c, -1, 1)
+    sine = _sine(c, 0)
+    cos_a, _ = _turned(c, sine, m1, m2, multiple)
+    k, sign = _half_turns(c, sine, m1, m2)
+    return sign * cos_a - 2 * k
+
+
+@_continued_cosine.defjvp
+def _continued_cosine_jvp(multiple, primals, tangents):
+    # With dθ/dc = -1 / sin θ, and k constant between multiples of π, where sin(a) is zero:
+    #   dφ = (-1)^k sin(a) (m1 dc / sin θ - θ dm1 - dm2)
+    # At c = ±1 the slope is singular for m2 != 0, but it multiplies dc/dx = O(sin θ): any finite
+    # value serves. Taking sin θ >= sqrt(eps), the sine of the float next to 1, gives a finite one,
+    # and leaves every other c as it is. k is recomputed from a stopped gradient: it has none.
+    (c, m1, m2), (dc, dm1, dm2) = primals, tangents
+    phi = _continued_cosine(c, m1, m2, multiple)
+    c = jnp.clip(c, -1, 1)
+    sine = _sine(c, float(jnp.finfo(c.dtype).eps) ** 0.5)
+    _, sin_a = _turned(c, sine, m1, m2, multiple)
+    _, sign = lax.stop_gradient(_half_turns(c, sine, m1, m2))
+    theta = jnp.arctan2(sine, c)
+    return phi, sign * sin_a * (m1 / sine * dc - theta * dm1 - dm2)

@@ -1,0 +1,92 @@
+"""How good logits are: accuracy and perplexity."""
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jsoftmax.core.arguments import check_at_least
+from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.losses.on_logits import cross_entropy
+from jsoftmax.losses.reduction import weighted_mean
+from jsoftmax.metrics.inputs import metric_inputs
+from jsoftmax.stats.labels import at_label, is_label
+
+
+def top_k_accuracy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    k: int = 1,
+    where: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: ArrayLike | None = None,
+) -> Array:
+    r"""Fraction of examples whose true class is among the k largest logits.
+
+    $$\frac{\sum_i w_i\,[\,\mathrm{rank}_i(y_i) \le k\,]}{\sum_i w_i}$$
+
+    Args:
+      logits: `[..., classes]`, any real dtype.
+      labels: integers `[...]`.
+      k: how many guesses each example has; static.
+      where: booleans that broadcast against `logits`; False switches a class off.
+      sample_weight: `[...]`, a weight or a mask.
+      ignore_index: a label whose examples are left out.
+
+    Returns:
+      A scalar; 0 if no example is left. Among equal logits the lower class ranks first, as in
+      `jnp.argmax` and `jax.lax.top_k`. NaN if a label that counts is outside [0, classes).
+
+    Source: Russakovsky et al., "ImageNet large scale visual recognition challenge", 2015,
+    arXiv:1409.0575, section 4.
+
+    Example:
+      >>> js.top_k_accuracy(jnp.array([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0]]), jnp.array([0, 2]))
+      Array(0.5, dtype=float32)
+      >>> js.top_k_accuracy(jnp.array([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0]]), jnp.array([0, 2]), k=2)
+      Array(1., dtype=float32)
+    """
+    check_at_least("k", k, 1)
+    logits, labels, weight = metric_inputs(logits, labels, where, sample_weight, ignore_index)
+    target = at_label(logits, labels)
+    z = to_compute_dtype(logits)
+    before = jnp.arange(z.shape[-1]) < labels[..., None]
+    # "not less" instead of "greater", so that NaN logits rank ahead and never count as right.
+    ahead = jnp.where(before, ~(z < target[..., None]), ~(z <= target[..., None]))
+    rank = jnp.sum(ahead & ~is_label(z, labels), -1)
+    return weighted_mean(cast_like(rank < k, z), weight)
+
+
+def perplexity(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: ArrayLike | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
+) -> Array:
+    r"""Exponential of the mean cross-entropy: the number of equally likely guesses it is worth.
+
+    $$\exp\left(\frac{\sum_i w_i\,(-\log p_i)}{\sum_i w_i}\right)$$
+
+    Args:
+      logits: `[..., classes]`, any real dtype.
+      labels: integers `[...]`.
+      where: booleans that broadcast against `logits`; False switches a class off.
+      sample_weight: `[...]`, a weight or a mask.
+      ignore_index: a label whose examples are left out.
+      axis_name: mesh axes over which the mean is taken, as in `weighted_mean`.
+
+    Returns:
+      A scalar, float32 or wider. From losses at hand: `jnp.exp(weighted_mean(losses, weight))`.
+
+    Source: Jelinek et al., "Perplexity: a measure of the difficulty of speech recognition tasks",
+      1977.
+
+    Example:
+      >>> js.perplexity(jnp.zeros((5, 8)), jnp.arange(5))
+      Array(8., dtype=float32)
+    """
+    logits, labels, weight = metric_inputs(logits, labels, where, sample_weight, ignore_index)
+    return jnp.exp(weighted_mean(cross_entropy(logits, labels), weight, axis_name=axis_name))

@@ -1,0 +1,273 @@
+"""Whether confidences can be believed: calibration errors.
+
+A model is calibrated if, of the examples to which it gives a probability of 0.8, eight in ten turn
+out right. Each error below compares the two in bins; they differ in which probabilities they look
+at and in how they cut the bins.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jsoftmax.core.arguments import check_at_least
+from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.losses.reduction import weighted_mean
+from jsoftmax.maps.softmax import softmax
+from jsoftmax.metrics.inputs import metric_inputs
+from jsoftmax.stats.labels import is_label
+
+
+class ReliabilityCurve(NamedTuple):
+    r"""Confidence against accuracy, in bins of confidence; made by `reliability_curve`.
+
+    $$\mathrm{confidence}_b = \frac{\sum_{i \in b} w_i \max_j p_{ij}}{\sum_{i \in b} w_i}, \qquad
+    \mathrm{accuracy}_b = \frac{\sum_{i \in b} w_i\,[\arg\max_j p_{ij} = y_i]}{\sum_{i \in b} w_i}$$
+
+    Args:
+      confidence: `[bins]`, the mean probability of the predicted class; 0 in an empty bin.
+      accuracy: `[bins]`, the fraction predicted right; 0 in an empty bin.
+      weight: `[bins]`, the sum of weights (the number of examples without weights).
+
+    Source: Guo et al., 2017, arXiv:1706.04599, figure 1.
+
+    Example:
+      >>> js.reliability_curve(jnp.zeros((4, 2)), jnp.array([0, 0, 0, 1]), num_bins=2).accuracy
+      Array([0.75, 0.  ], dtype=float32)
+    """
+
+    confidence: Array
+    accuracy: Array
+    weight: Array
+
+
+def reliability_curve(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    num_bins: int = 15,
+    where: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: ArrayLike | None = None,
+) -> ReliabilityCurve:
+    r"""Mean confidence and accuracy in equal-width bins of confidence.
+
+    $$b(i) = \lceil B \max_j p_{ij} \rceil$$
+
+    for B bins (lo, hi]; a confidence of 0 belongs to the first.
+
+    Args:
+      logits: `[..., classes]`, any real dtype. For probabilities of another map pass their
+        logarithm.
+      labels: integers `[...]`.
+      num_bins: B; static.
+      where: booleans that broadcast against `logits`; False switches a class off.
+      sample_weight: `[...]`, a weight or a mask.
+      ignore_index: a label whose examples are left out.
+
+    Returns:
+      A `ReliabilityCurve` of arrays `[num_bins]`. A label that counts but names no class makes its
+      bin NaN.
+
+    Source: Guo et al., "On calibration of modern neural networks", 2017, arXiv:1706.04599, section
+      2.
+
+    Example:
+      >>> js.reliability_curve(jnp.array([[0.0, 2.0]]), jnp.array([1]), num_bins=2).confidence
+      Array([0.    , 0.8808], dtype=float32)
+    """
+    check_at_least("num_bins", num_bins, 1)
+    logits, labels, weight = metric_inputs(logits, labels, where, sample_weight, ignore_index)
+    confidence, right = _top(_probabilities(logits, weight), labels)
+    index = _equal_width(confidence, num_bins)
+
+    def per_bin(values):
+        return _bin_sums((weight * values).reshape(-1, 1), index.reshape(-1, 1), num_bins)
+
+    total = per_bin(jnp.ones_like(weight))
+    return ReliabilityCurve(_per(total, per_bin(confidence)), _per(total, per_bin(right)), total)
+
+
+def expected_calibration_error(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    num_bins: int = 15,
+    where: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: ArrayLike | None = None,
+) -> Array:
+    r"""Mean gap between confidence and accuracy over equal-width bins of confidence (ECE).
+
+    $$\sum_b \frac{W_b}{W}\,\bigl|\mathrm{accuracy}_b - \mathrm{confidence}_b\bigr|$$
+
+    Args:
+      logits: `[..., classes]`, any real dtype.
+      labels: integers `[...]`.
+      num_bins: the number of bins; static.
+      where: booleans that broadcast against `logits`; False switches a class off.
+      sample_weight: `[...]`, a weight or a mask.
+      ignore_index: a label whose examples are left out.
+
+    Returns:
+      A scalar in [0, 1]; 0 if no example is left. For reading, not for training: its gradient
+      ignores how examples move between bins.
+
+    Source: Guo et al., 2017, arXiv:1706.04599, eq. 3; 15 bins as there.
+
+    Example:
+      >>> js.expected_calibration_error(jnp.zeros((4, 2)), jnp.array([0, 0, 0, 1]))
+      Array(0.25, dtype=float32)
+    """
+    curve = reliability_curve(
+        logits,
+        labels,
+        num_bins=num_bins,
+        where=where,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+    )
+    return weighted_mean(jnp.abs(curve.accuracy - curve.confidence), curve.weight)
+
+
+def adaptive_calibration_error(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    num_bins: int = 15,
+    where: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: ArrayLike | None = None,
+) -> Array:
+    r"""Mean gap between confidence and accuracy over bins of equally many examples.
+
+    $$\frac1B \sum_b \bigl|\mathrm{accuracy}_b - \mathrm{confidence}_b\bigr|$$
+
+    for B bins that hold the least to the most confident examples, each exactly a share 1/B of the
+    weight. It differs from `expected_calibration_error` in the bins alone: where most confidences
+    are near 1, equal widths put nearly all examples into one bin, and these do not.
+
+    Args:
+      logits: `[..., classes]`, any real dtype.
+      labels: integers `[...]`.
+      num_bins: B; static.
+      where: booleans that broadcast against `logits`; False switches a class off.
+      sample_weight: `[...]`, a weight or a mask. A weight of 3 is the example three times.
+      ignore_index: a label whose examples are left out.
+
+    Returns:
+      A scalar in [0, 1]; 0 if no example is left. An example on the edge of two bins is divided
+      between them, and equal confidences share their mean accuracy, so the order of the examples
+      does not matter. NaN if a label that counts is outside [0, classes). For reading, not for
+      training.
+
+    Source: the bins are the adaptive ones of Nguyen, O'Connor, "Posterior calibration and
+    exploratory analysis for natural language processing models", 2015, arXiv:1508.05154; on the
+    top class and with absolute gaps, as here, Roelofs et al., "Mitigating bias in calibration error
+    estimation", 2020, arXiv:2012.08668, who find it less biased than equal widths. The ACE of Nixon
+    et al., 2019, arXiv:1904.01685, cuts such bins for every class and averages over classes too.
+
+    Example:
+      >>> js.adaptive_calibration_error(jnp.zeros((4, 2)), jnp.array([0, 0, 0, 1]))
+      Array(0.25, dtype=float32)
+    """
+    check_at_least("num_bins", num_bins, 1)
+    logits, labels, weight = metric_inputs(logits, labels, where, sample_weight, ignore_index)
+    confidence, right = _top(_probabilities(logits, weight), labels)
+    order = jnp.argsort(confidence, axis=None)
+    confidence, right, weight = (x.ravel()[order] for x in (confidence, right, weight))
+    # Sums over the examples up to each, with all of its equals. Between two of these points they
+    # are interpolated, which divides what straddles an edge.
+    end = jnp.pad(jnp.searchsorted(confidence, confidence, side="right"), (1, 0))
+    mass, excess = (
+        jnp.pad(jnp.cumsum(x), (1, 0))[end] for x in (weight, weight * (right - confidence))
+    )
+    edges = jnp.linspace(0, mass[-1], num_bins + 1, dtype=mass.dtype)
+    gaps = jnp.diff(jnp.interp(edges, mass, excess))
+    return _per(mass[-1], jnp.sum(jnp.abs(gaps)))
+
+
+def classwise_calibration_error(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    num_bins: int = 15,
+    where: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: ArrayLike | None = None,
+) -> Array:
+    r"""Mean gap between the probability of a class and its frequency, over classes and bins.
+
+    $$\frac1C \sum_j \sum_b \frac{W_{jb}}{W} \bigl|\mathrm{frequency}_{jb} -
+    \mathrm{probability}_{jb}\bigr|$$
+
+    where bin (j, b) holds the examples that give class j a probability in the b-th of equal widths.
+    All probabilities count, not only the largest: a model can be right about its first guesses and
+    wrong about the rest. With many classes most probabilities are near 0, and so is this mean.
+
+    Args:
+      logits: `[..., classes]`, any real dtype.
+      labels: integers `[...]`.
+      num_bins: the number of bins of each class; static.
+      where: booleans that broadcast against `logits`; False switches a class off. The mean is over
+        the classes that are on, weighted by their examples if these differ.
+      sample_weight: `[...]`, a weight or a mask.
+      ignore_index: a label whose examples are left out.
+
+    Returns:
+      A scalar in [0, 1]; 0 if no example is left. NaN if a label that counts is outside
+      [0, classes). For reading, not for training.
+
+    Source: Kull et al., "Beyond temperature scaling: obtaining well-calibrated multiclass
+    probabilities with Dirichlet calibration", 2019, arXiv:1910.12656, section 2 (classwise-ECE);
+    the static calibration error of Nixon et al., 2019, arXiv:1904.01685.
+
+    Example:
+      >>> js.classwise_calibration_error(jnp.zeros((4, 2)), jnp.array([0, 0, 0, 1]))
+      Array(0.25, dtype=float32)
+    """
+    check_at_least("num_bins", num_bins, 1)
+    logits, labels, weight = metric_inputs(logits, labels, where, sample_weight, ignore_index)
+    p = _probabilities(logits, weight)
+    weight = jnp.where(logits == -jnp.inf, 0, weight[..., None])  # a class that is off has no bins
+    excess = weight * (cast_like(is_label(p, labels), p) - p)
+    classes = p.shape[-1]
+    index = _equal_width(p, num_bins) + num_bins * jnp.arange(classes, dtype=jnp.int32)
+    excess, index = excess.reshape(-1, classes), index.reshape(-1, classes)
+    gaps = _bin_sums(excess, index, num_bins * classes)
+    return _per(jnp.sum(weight), jnp.sum(jnp.abs(gaps)))
+
+
+def _probabilities(logits, weight):
+    """Return the softmax of logits, 0 for examples that are left out, which may be NaN."""
+    return jnp.where(weight[..., None] == 0, 0, softmax(to_compute_dtype(logits)))
+
+
+def _top(p, labels):
+    """Return the probability of the predicted class, and 1 where it is the label, else 0."""
+    return jnp.max(p, -1), cast_like(jnp.argmax(p, -1) == labels, p)
+
+
+def _equal_width(p, num_bins):
+    """Return which of the bins (lo, hi] of equal width holds p; 0 is in the first."""
+    return jnp.clip(jnp.ceil(p * num_bins).astype(jnp.int32) - 1, 0, num_bins - 1)
+
+
+def _bin_sums(values, index, num_bins):
+    """Return the sums of values `[examples, k]` over the bins that they are in.
+
+    They are added in blocks of examples and then over the blocks: one long sum of confidences near
+    1 would round each of them the same way, which with 60000 is an error of 5% in their gap.
+    """
+    block = jnp.arange(len(values), dtype=jnp.int32)[:, None] // 256
+    blocks = len(values) // 256 + 1
+    index = index + num_bins * block
+    sums = jax.ops.segment_sum(values.ravel(), index.ravel(), num_bins * blocks)
+    return jnp.sum(sums.reshape(blocks, num_bins), 0)
+
+
+def _per(weight, total):
+    """Return `total / weight`, 0 where there is no weight."""
+    return total / jnp.where(weight == 0, 1, weight)

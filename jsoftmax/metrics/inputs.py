@@ -1,0 +1,41 @@
+"""Labels, mask and weights of a metric."""
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jsoftmax.core.arguments import (
+    as_labels,
+    as_logits,
+    check_shape,
+    is_distribution,
+    normalize_axis,
+)
+from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.core.masking import mask_classes
+from jsoftmax.stats.labels import check_labels
+
+
+def metric_inputs(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    where: ArrayLike | None,
+    sample_weight: ArrayLike | None,
+    ignore_index: ArrayLike | None,
+) -> tuple[Array, Array, Array]:
+    """Return logits with classes off at -inf, labels, and weights: NaN where a label is bad."""
+    logits, labels = as_logits(logits), as_labels(labels)
+    if is_distribution(labels):
+        raise TypeError(f"`labels`: expected integers, got a distribution of dtype {labels.dtype}.")
+    normalize_axis("logits", logits, -1)
+    check_labels(logits, labels)
+    logits = mask_classes(logits, where)
+    weight = jnp.ones(labels.shape, to_compute_dtype(logits).dtype)
+    if sample_weight is not None:
+        weight = cast_like(sample_weight, weight)
+        check_shape("sample_weight", weight, labels.shape, "a weight for every example")
+    if ignore_index is not None:
+        weight = jnp.where(labels == ignore_index, 0, weight)
+    valid = (labels >= 0) & (labels < logits.shape[-1])
+    weight = jnp.where(valid | (weight == 0), weight, jnp.nan)
+    return logits, labels, weight

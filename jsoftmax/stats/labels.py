@@ -1,0 +1,114 @@
+"""Labels: integers or short lists of classes; what stands at them, and what is put there.
+
+One label per example is compared with all classes, which fuses with the passes around it. A list
+would cost more comparisons than these passes: it is gathered and scattered.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jsoftmax.core.arguments import as_labels, check_shape, is_distribution
+from jsoftmax.core.dtypes import to_compute_dtype
+
+
+class SparseLabels(NamedTuple):
+    r"""A distribution over the classes as a short list: for mixup, or a teacher's top K classes.
+
+    $$q_j = \sum_{k:\, \mathrm{indices}_k = j} \mathrm{probs}_k$$
+
+    Args:
+      indices: integers `[..., K]`. A class may be listed twice; one outside [0, classes) makes the
+        loss and gradient of its example NaN. Fill up a shorter list with any class of prob 0.
+      probs: floats `[..., K]`, used as they are: a list that does not sum to 1 weighs its example.
+
+    In place of integer labels `[...]` in `cross_entropy` and the evaluators. Memory grows with the
+    square of K.
+
+    Source: mixup: Zhang et al., 2018, arXiv:1710.09412; top-K distillation: Hinton et al., 2015,
+    arXiv:1503.02531, of a truncated teacher.
+
+    Example:
+      >>> labels = js.SparseLabels(jnp.array([[0, 2]]), jnp.array([[0.75, 0.25]]))
+      >>> js.cross_entropy(jnp.array([[2.0, 1.0, 0.0]]), labels)
+      Array([0.9076], dtype=float32)
+    """
+
+    indices: Array
+    probs: Array
+
+
+def check_labels(logits: Array, labels: Array, name: str = "labels") -> None:
+    """Check labels against logits whose last axis is the classes; neither is ever broadcast."""
+    if not logits.shape[-1]:
+        raise AssertionError(f"`logits`: expected at least one class, got shape {logits.shape}.")
+    if is_distribution(labels):
+        check_shape(name, labels, logits.shape, "a probability for every class of every example")
+    else:
+        check_shape(name, labels, logits.shape[:-1], "an integer class for every example")
+
+
+def check_sparse_labels(labels: Any, examples: tuple[int, ...]) -> tuple[Array, Array]:
+    """Return the indices and probs of `SparseLabels`, checked."""
+    indices, probs = as_labels(labels.indices), jnp.asarray(labels.probs)
+    if is_distribution(indices):
+        raise TypeError(f"`labels.indices`: expected integers, got dtype {indices.dtype}.")
+    if not is_distribution(probs):
+        raise TypeError(f"`labels.probs`: expected floats, got dtype {probs.dtype}.")
+    meaning = "a list of classes for every example"
+    check_shape("labels.indices", indices, (*examples, *indices.shape[-1:]), meaning)
+    check_shape("labels.probs", probs, indices.shape, "a probability for every listed class")
+    return indices, probs
+
+
+def is_label(scores: Array, labels: Array) -> Array:
+    """Return booleans in the shape of `scores`: the class is the label. A bad label has none."""
+    return lax.broadcasted_iota(labels.dtype, scores.shape, scores.ndim - 1) == labels[..., None]
+
+
+@jax.custom_jvp
+def at_label(scores: Array, labels: Array) -> Array:
+    """Return each example's score of its label, in float32 or wider; NaN for a bad label.
+
+    Its derivative compares instead of scattering: that fuses with the passes around it.
+    """
+    valid = (labels >= 0) & (labels < scores.shape[-1])
+    index = jnp.where(valid, labels, 0)[..., None]
+    return jnp.where(
+        valid, to_compute_dtype(jnp.take_along_axis(scores, index, -1)[..., 0]), jnp.nan
+    )
+
+
+@at_label.defjvp
+def _at_label_jvp(primals, tangents):
+    moved = jnp.where(is_label(*primals), to_compute_dtype(tangents[0]), 0)
+    return at_label(*primals), jnp.sum(moved, -1)
+
+
+def at_labels(scores: Array, labels: Array) -> Array:
+    """Return the scores of the labels `[...]` or `[..., K]`; NaN for a label not in the block."""
+    pick = at_label if labels.ndim < scores.ndim else jax.vmap(at_label, (None, -1), -1)
+    return pick(scores, labels)
+
+
+def is_listed(classes: Array, labels: Array) -> Array:
+    """Say which of some consecutive classes an example lists: `[..., classes]`."""
+    if labels.ndim == 1:
+        return classes == labels[:, None]
+    none = jnp.zeros((labels.shape[0], classes.shape[0]), bool)
+    return none.at[_positions(classes, labels)].set(True, mode="drop")
+
+
+def add_at_labels(block: Array, classes: Array, labels: Array, values: Array) -> Array:
+    """Return a block that is 0 at the labels with the values of the labels there."""
+    if labels.ndim == 1:
+        return jnp.where(classes == labels[:, None], values[:, None], block)
+    return block.at[_positions(classes, labels)].add(values, mode="drop")
+
+
+def _positions(classes, labels):
+    size = classes.shape[0]
+    columns = labels - classes[0]  # a negative one would count from the end
+    return jnp.arange(labels.shape[0])[:, None], jnp.where(columns < 0, size, columns)
