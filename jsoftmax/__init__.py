@@ -65,8 +65,9 @@ from jsoftmax.metrics.calibration import (
     reliability_curve,
 )
 from jsoftmax.metrics.temperature import fit_temperature
+from jsoftmax.stats.dense import logit_stats
 from jsoftmax.stats.labels import SparseLabels
-from jsoftmax.stats.logit_stats import LogitStats, logit_stats
+from jsoftmax.stats.logit_stats import LogitStats
 
 try:
     __version__ = version("jsoftmax")

@@ -1,4 +1,8 @@
-"""loop"""
+"""The loop over blocks, and slices of arrays that are cut into them.
+
+All blocks have one size. Where it does not divide the whole, the last block is moved back to end
+with it, and overlaps the one before: `new` is where its new entries begin.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,35 +16,33 @@ from jax import Array, lax
 from jsoftmax.core.dtypes import bits, from_bits
 
 
-def in_blocks(
-    body: Callable, carry: Any, size: int, block: int, inputs: list | None = None
-) -> tuple[Any, list]:
-    """Run `carry, output = body(carry, start, length, input)` over all blocks of `size`.
+def over_blocks(
+    body: Callable, carry: Any, size: int, block: int, inputs: Any = None
+) -> tuple[Any, Any]:
+    """Scan `carry, output = body(carry, start, new, input)` over the blocks of `size` entries.
 
-    The outputs come as a list of the stacked ones of the full blocks and the one of a smaller
-    last block, as far as there are such; a later loop over the same blocks takes it as `inputs`.
+    Outputs are stacked; a later loop over the same blocks may take the stack as its inputs.
     """
-    full, last = divmod(size, block)
-    stacks = iter(inputs or [None, None])
-    outputs = []
-    if full == 1:
-        carry, out = body(carry, 0, block, jax.tree.map(lambda x: x[0], next(stacks)))
-        outputs.append(jax.tree.map(lambda x: x[None], out))
-    elif full:
-        # The checkpoint costs nothing here. Where a caller differentiates this loop once more, it
-        # keeps the values inside all blocks from being stored at once.
-        def step(carry, start_and_input):
-            start, given = start_and_input
-            return body(carry, start, block, given)
+    count = -(-size // block) if size else 1
 
-        step = jax.checkpoint(step, prevent_cse=False)
-        carry, out = lax.scan(step, carry, (block * jnp.arange(full), next(stacks)))
-        outputs.append(out)
-    if last or not size:
-        given = jax.tree.map(lambda x: x[0], next(stacks))
-        carry, out = body(carry, full * block, last, given)
-        outputs.append(jax.tree.map(lambda x: x[None], out))
-    return carry, outputs
+    def step(carry, each):
+        i, given = each
+        return body(carry, jnp.minimum(i * block, size - block), i * block, given)
+
+    if count > 1:
+        return lax.scan(step, carry, (jnp.arange(count), inputs))
+    carry, output = body(carry, 0, 0, jax.tree.map(lambda x: x[0], inputs))
+    return carry, jax.tree.map(lambda x: x[None], output)
+
+
+def join_blocks(stack: Array, size: int) -> Array:
+    """Join stacked blocks `[blocks, block, ...]` of which the last ends at `size`."""
+    blocks, block = stack.shape[:2]
+    joined = stack.reshape(blocks * block, *stack.shape[2:])
+    if blocks * block == size:
+        return joined
+    before = (blocks - 1) * block
+    return jnp.concatenate([joined[:before], joined[before + blocks * block - size :]])
 
 
 def slice_rows(tree: Any, start: Any, size: int) -> Any:
@@ -48,7 +50,7 @@ def slice_rows(tree: Any, start: Any, size: int) -> Any:
     return jax.tree.map(lambda x: x if x.shape[0] == size else _slice(x, start, size), tree)
 
 
-def add_at(total: Array, start: Any, added: Array) -> Array:
+def add_rows(total: Array, start: Any, added: Array) -> Array:
     """Add to the entries from `start` on, in place."""
     if added.shape == total.shape:
         return total + added
@@ -56,20 +58,8 @@ def add_at(total: Array, start: Any, added: Array) -> Array:
     return lax.dynamic_update_slice_in_dim(total, added, start, 0)
 
 
-def overlapping(start: Any, size: int, whole: int) -> tuple[Any, Array]:
-    """Move a block that would reach beyond the end back, and say which entries are new in it."""
-    moved = jnp.minimum(start, whole - size)
-    return moved, moved + jnp.arange(size) >= start
-
-
-def join_blocks(stack: Array, size: int) -> Array:
-    """Join blocks `[blocks, block, ...]` of which the last one was moved back to end at `size`."""
-    blocks, block = stack.shape[:2]
-    joined = stack.reshape(blocks * block, *stack.shape[2:])
-    if blocks * block == size:
-        return joined
-    before = (blocks - 1) * block
-    return jnp.concatenate([joined[:before], joined[before + blocks * block - size :]])
+# On a CPU, XLA turns slices of bfloat16 into slices of a float32 copy of the whole array, and moves
+# that copy out of the loop. Slices of its bits it leaves alone.
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))

@@ -33,7 +33,7 @@ class BlockSizes(NamedTuple):
 
     rows: int
     classes: int
-    keep: bool
+    save_products: bool
 
 
 def block_sizes(
@@ -48,7 +48,7 @@ def block_sizes(
 ) -> BlockSizes:
     """Choose the blocks as far as the caller does not.
 
-    `is_16_bit` says that operands have 16 bits, `spread` that `classes` are those of one of several
+    `is_16_bit` says that operands have 16 bits, `sharded` that `classes` are those of one of several
     devices.
     """
     for name, block in (("row_block", row_block), ("class_block", class_block)):
@@ -56,10 +56,10 @@ def block_sizes(
             check_at_least(name, block, 1)
     large = max(256, -(-4 * features // 5))
     by_rows = rows > 2 * large and (not is_16_bit or large >= 3072)
-    keep = row_block is not None or (class_block is None and by_rows)
+    save = row_block is not None or (class_block is None and by_rows)
     if row_block is None:
         large = max(large, 4 * _SMALL // classes) if sharded else large
-        row_block = large if keep and rows * classes > 4 * _SMALL else rows
+        row_block = large if save and rows * classes > 4 * _SMALL else rows
     row_block = _even(rows, row_block)
     if class_block is None:
         most = max(_SMALL, classes * features) // row_block
@@ -67,7 +67,7 @@ def block_sizes(
         if row_block * classes <= 4 * _SMALL:
             class_block = classes
     class_block = _even(classes, class_block)
-    return BlockSizes(row_block, class_block, keep or class_block == classes)
+    return BlockSizes(row_block, class_block, save or class_block == classes)
 
 
 def _even(size: int, block: int) -> int:

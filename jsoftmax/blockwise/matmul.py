@@ -29,12 +29,12 @@ def _matmul_jvp(primals, tangents):
     return out, d_out.astype(out.dtype)
 
 
-def times_weight(gradient: Array, weight: Array) -> Array:
+def features_gradient(gradient: Array, weight: Array) -> Array:
     """Return `gradient @ weight`, the gradient of the features, in the dtype of the gradient."""
     return _contract(*_operands(gradient, weight), 1, 0, gradient.dtype)
 
 
-def times_features(gradient: Array, features: Array, transpose: Array) -> Array:
+def weight_gradient(gradient: Array, features: Array, transpose: Array) -> Array:
     """Return `gradient.T @ features`, the gradient of the weight, in the dtype of the gradient.
 
     The transpose of the features is to be made before a loop.
@@ -43,16 +43,16 @@ def times_features(gradient: Array, features: Array, transpose: Array) -> Array:
     third of the speed of the others. The barrier keeps XLA from swapping the operands.
     """
 
-    def plain(narrow, features, _):
-        return _contract(narrow, features, 0, 0, gradient.dtype)
+    def plain(rounded, features, _):
+        return _contract(rounded, features, 0, 0, gradient.dtype)
 
-    def transposed(narrow, _, transpose):
-        return lax.optimization_barrier(_contract(transpose, narrow, 1, 0, gradient.dtype)).T
+    def transposed(rounded, _, transpose):
+        return lax.optimization_barrier(_contract(transpose, rounded, 1, 0, gradient.dtype)).T
 
-    narrow, features = _operands(gradient, features)
+    rounded, features = _operands(gradient, features)
     if features.dtype.itemsize > 2:
-        return plain(narrow, features, transpose)
-    return lax.platform_dependent(narrow, features, transpose, cpu=transposed, default=plain)
+        return plain(rounded, features, transpose)
+    return lax.platform_dependent(rounded, features, transpose, cpu=transposed, default=plain)
 
 
 def _operands(gradient, operand):

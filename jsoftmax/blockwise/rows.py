@@ -1,101 +1,182 @@
-r"""A linear head by blocks of rows: the stats of all examples, or their loss with its gradients.
+"""The linear head by blocks of rows: what a block finds is stacked, what it adds is summed.
 
-What a block of rows does is in row_block.py. Here the blocks are taken one after the other: what
-they add to the gradient of the weight is summed, what they find per row is put together.
+`reduce_rows` is the forward pass of all rows; `sum_and_gradients` goes forward and back, block by
+block, so that the products of one block of rows can be saved between the two.
+
+All three functions are compiled here, with the plan as their key: called outside of `jit`, their
+loops would be compiled again by every call.
 """
 
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.blockwise.block_loop import add_at, in_blocks, join_blocks, overlapping, slice_rows
-from jsoftmax.blockwise.row_block import Device, Head, Labels, Plan, RowBlock, Rows, only
-from jsoftmax.core.collectives import psum
-from jsoftmax.stats.logit_stats import LogitStats
+from jsoftmax.blockwise.backward import add_wanted, backward
+from jsoftmax.blockwise.block_loop import add_rows, join_blocks, over_blocks, slice_rows
+from jsoftmax.blockwise.class_block import ClassBlock, local_shard
+from jsoftmax.blockwise.forward import forward, losses_of, stats_of
+from jsoftmax.blockwise.matmul import matmul
+from jsoftmax.blockwise.scores import features_inverse_norm
+from jsoftmax.blockwise.types import Examples, Forward, Head, Plan
+from jsoftmax.core.collectives import packed_psum, psum, to_local_labels
+from jsoftmax.core.dtypes import sum_dtype
+from jsoftmax.core.numerics import multiply_no_nan
+from jsoftmax.core.varying import num_replicas, vary, varying_zero
+from jsoftmax.stats.logit_stats import LogitStats, absolute
+from jsoftmax.stats.statistics import Sums, names_of_sums
 
 
-def stats_of_rows(plan: Plan, labels: Labels, rows: Rows, head: Head) -> tuple[LogitStats, Array]:
-    """Return the stats of all rows and their shift, for JAX to differentiate by recomputation."""
+@partial(jax.jit, static_argnums=0)
+def reduce_rows(plan: Plan, examples: Examples, head: Head) -> Forward:
+    """Return what the forward pass finds of all rows."""
+    shard, shared = local_shard(plan, examples, head)
+    rows = examples.labels.shape[0]
+    size = min(plan.blocks.rows, rows)
 
-    def body(_, block, part):
-        found, _ = block.first(keep=False)
-        margin = plan.margin_of(head.numbers, part.rows.margins)
-        return None, (), block.complete(found, part.labels, margin, part.rows.length)
+    def body(carry, start, new, _):
+        found, _ = forward(plan, slice_rows(shard, start, size), shared, save_products=False)
+        return carry, found
 
-    device = Device.of(plan, labels, rows, head)
-    return _over_rows(plan, device, labels, rows, body, None)[2]
+    found = over_blocks(body, None, rows, size)[1]
+    return jax.tree.map(partial(join_blocks, size=rows), found)
 
 
+def reduce_again(
+    plan: Plan, examples: Examples, head: Head, found: Forward
+) -> tuple[Array, Array, Sums]:
+    """Return cosines, runner-up and sums once more, as plain functions of features and head.
+
+    With the top as a constant nothing is merged but added, so JAX differentiates this block by
+    block. The checkpoint recomputes a block's products instead of storing them.
+    """
+    shard, shared = local_shard(plan, examples, head)
+    (rows, _), num_local = examples.features.shape, head.weight.shape[0]
+    size, width = min(plan.blocks.rows, rows), plan.blocks.classes
+    zero = varying_zero(shard.features, sum_dtype(examples.features, head.weight))
+    top_class = found.others.top_class
+    if top_class is not None:
+        top_class = to_local_labels(top_class, num_local, plan.class_axis)
+    constants = vary((found.others.top, top_class), zero)
+
+    def block_of_rows(_, start, new, __):
+        (features, labels, *_), (top, top_class) = slice_rows((shard, constants), start, size)
+        of_features = features_inverse_norm(features, plan.margin)
+
+        @partial(jax.checkpoint, prevent_cse=False)
+        def body(carry, start, new, _):
+            block = ClassBlock.of(shared, labels, start, new, width)
+            products = matmul(features, block.head.weight)
+            reduced = block.reduce(plan, products, of_features, block.head, top, top_class)
+            return jax.tree.map(jnp.add, carry, reduced), None
+
+        sums = {name: jnp.zeros_like(top) for name in names_of_sums(plan.fields)}
+        carry = jnp.zeros_like(vary(jnp.zeros(labels.shape, top.dtype), zero)), jnp.zeros_like(top)
+        return None, over_blocks(body, (*carry, sums), num_local, width)[0]
+
+    reduced = over_blocks(block_of_rows, None, rows, size)[1]
+    reduced = jax.tree.map(partial(join_blocks, size=rows), reduced)
+    return packed_psum(reduced, plan.class_axis)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
 def sum_and_gradients(
-    plan: Plan, labels: Labels, rows: Rows, head: Head, wanted: tuple[Any, Any] | None
-) -> tuple[Array, tuple[Array, LogitStats], tuple[Rows, Head] | None]:
+    plan: Plan, wanted: tuple[Examples, Head] | None, examples: Examples, head: Head
+) -> tuple[Array, tuple[Array, LogitStats], tuple[Examples, Head] | None]:
     """Return the weighted sum of the losses, (losses, stats) of all rows, and gradients.
 
-    `wanted` is a `Rows` and a `Head` of booleans; gradients that are not wanted are None. Those of
-    features, weight and bias are this device's part: the whole is their sum over the devices.
+    `wanted` has booleans for numbers; gradients that are not wanted are None. Those of features,
+    weight and bias are this device's part: the whole is their sum over the devices.
     """
-    device = Device.of(plan, labels, rows, head)
+    shard, shared = local_shard(plan, examples, head)
+    rows = examples.labels.shape[0]
+    size = min(plan.blocks.rows, rows)
+    dtype = sum_dtype(examples.features, head.weight)
 
-    def body(gradients, block, part):
-        weighted = part.rows._replace(weight=jnp.where(part.new, part.rows.weight, 0))
-        found, kept = block.first(keep=plan.tiles.keep and wanted is not None)
-        (added, evaluation), pull = block.losses(found, weighted, part.labels, head)
+    @partial(jax.checkpoint, prevent_cse=False)
+    def body(gradients, start, new, _):
+        mine, part = slice_rows((examples._replace(features=None), shard), start, size)
+        is_new = start + jnp.arange(size) >= new
+        mine = mine._replace(weights=jnp.where(is_new, mine.weights, 0))
+        save = plan.blocks.save_products and wanted is not None
+        found, products = forward(plan, part, shared, save_products=save)
+        (added, evaluation), pull = _loss(plan, mine, head, found, dtype)
         if wanted is None:
-            return None, (added, None), (evaluation, None)
-        *slopes, d_rows, d_numbers, d_closed = pull(jnp.ones_like(added))
+            return None, (added, evaluation, None, None)
+        cotangents, d_mine, d_shared = pull(jnp.ones_like(added))
+        d_mine = keep(wanted[0]._replace(features=False), d_mine)
+        d_shared = keep((wanted[1].softcap, wanted[1].margin, wanted[1].loss), d_shared)
         d_features, d_head = gradients
-        d_block, d_head = block.second(found, kept, slopes, wanted, d_head)
+        d_block, d_head = backward(
+            plan, part, shared, found, products, cotangents, d_head,
+            of_features=wanted[0].features,
+        )  # fmt: skip
         if d_block is not None:
-            d_features = add_at(d_features, part.start, d_block)
-        d_rows = only(wanted[0]._replace(features=None), d_rows)
-        return (d_features, d_head), (added, (d_numbers, d_closed)), (evaluation, d_rows)
+            d_features = add_rows(d_features, start, d_block)
+        return (d_features, d_head), (added, evaluation, d_mine, d_shared)
 
     gradients = None
     if wanted is not None:  # sums are float32 or wider, whatever the parameters' dtype
-        own = Head(device.weight, device.bias, device.softcap, device.numbers, [])
-        zeros = jax.tree.map(lambda x: jnp.zeros_like(x, device.zero.dtype), (device.features, own))
-        gradients = only((wanted[0].features, wanted[1]._replace(closed=[])), zeros)
-    gradients, sums, by_row = _over_rows(plan, device, labels, rows, body, gradients)
-    (total, d_shared), (evaluation, d_rows) = sums, by_row
+        of_head = wanted[1]._replace(where=False, inverse_norm=False, loss=())
+        parts = (shard.features, shared._replace(loss=()))
+        zeros = jax.tree.map(lambda x: jnp.zeros_like(x, dtype), parts)
+        gradients = keep((wanted[0].features, of_head), zeros)
+    gradients, outputs = over_blocks(body, gradients, rows, size)
+    added, evaluation, d_rows, d_shared = outputs
+    total, d_shared = jax.tree.map(lambda x: jnp.sum(x, 0), (added, d_shared))
+    evaluation, d_rows = jax.tree.map(partial(join_blocks, size=rows), (evaluation, d_rows))
     if wanted is None:
         return total, evaluation, None
     d_features, d_head = gradients
-    # Between a scale and its gradient stand all classes, between the other numbers and theirs only
-    # the true one, which all devices know.
-    d_numbers, d_closed = only((wanted[1].numbers, wanted[1].closed), d_shared)
-    softcap, numbers = psum((d_head.softcap, d_head.numbers), plan.axis)
-    numbers = jax.tree.map(jnp.add, numbers, d_numbers)
-    d_head = d_head._replace(softcap=softcap, numbers=numbers, closed=d_closed)
+    # Between scale or softcap and a loss stand all classes; between the other parameters, and what
+    # these two are to the true class, only that, which all devices know.
+    d_softcap, d_margin, d_loss = d_shared
+    scalars = psum((d_head.softcap, d_head.margin), plan.class_axis)
+    softcap, margin = add_wanted(scalars, (d_softcap, d_margin))
+    # The loss was traced with the values it closes over as they are, so their gradients are sums
+    # over the devices already.
+    zero = varying_zero(total, dtype)
+    loss = tuple(
+        None if d is None else d / num_replicas(x, zero).astype(d.dtype)
+        for d, x in zip(d_loss, head.loss, strict=True)
+    )
+    d_head = d_head._replace(softcap=softcap, margin=margin, loss=loss)
     return total, evaluation, (d_rows._replace(features=d_features), d_head)
 
 
-class _Part(NamedTuple):
-    """What a block of rows has beside what is in its `RowBlock`."""
+def _loss(plan, examples, head, found, dtype):
+    """Return (weighted sum, (losses, stats)) of a block of rows, and the pullback of the sum.
 
-    rows: Rows
-    labels: Array
-    start: Array
-    new: Array  # False for rows that the block before had too
-
-
-def _over_rows(plan, device, labels, rows, body, carry):
-    """Run `carry, added, by_row = body(carry, RowBlock, _Part)` over all blocks of rows.
-
-    Returns the carry, the sum of `added`, and `by_row` of all rows.
+    The pullback returns the derivatives with respect to what the backward pass needs, (cosines,
+    runner-up, sums), to what has a row per example, and to (softcap, margin, loss).
     """
-    n, size = rows.features.shape[0], plan.tiles.rows
-    by_example = rows._replace(features=None), labels.labels, device.features, device.listed
+    labels = examples.labels
 
-    def step(carry, start, size, _):
-        start, new = overlapping(start, size, n)
-        rows, labels, features, listed = slice_rows(by_example, start, size)
-        block = RowBlock(plan, device._replace(features=features, listed=listed))
-        carry, added, by_row = body(carry, block, _Part(rows, labels, start, new))
-        return carry, (added, by_row)
+    def function(reduced, examples, shared):
+        cosines, runner_up, sums = reduced
+        others = found.others._replace(sums=sums)
+        merged = Forward(cosines, found.unmasked, runner_up, others)
+        softcap, margin, values = shared
+        given = examples._replace(labels=labels), head._replace(softcap=softcap, margin=margin)
+        stats, shift = stats_of(plan, *given, merged, centred=True)
+        losses = losses_of(plan, stats, shift, examples.probs, values)
+        # As in weighted_mean: an example of weight 0 is left out even if it is NaN.
+        counted = jnp.where((examples.weights == 0) & jnp.isnan(losses), 0, losses)
+        total = jnp.sum(multiply_no_nan(examples.weights, counted))
+        return total, (losses, absolute(stats, shift))
 
-    carry, (outputs,) = in_blocks(step, carry, -(-n // size) * size, size)
-    added, by_row = outputs
-    added = jax.tree.map(lambda x: jnp.sum(x, 0), added)
-    return carry, added, jax.tree.map(lambda x: join_blocks(x, n), by_row)
+    zero = varying_zero(found.others.top, dtype)
+    reduced = found.cosines, found.runner_up, found.others.sums
+    examples, softcap, margin = vary(
+        (examples._replace(labels=None), head.softcap, head.margin), zero
+    )
+    shared = softcap, margin, head.loss
+    total, pull, evaluation = jax.vjp(function, reduced, examples, shared, has_aux=True)
+    return (total, evaluation), pull
+
+
+def keep(wanted: Any, tree: Any) -> Any:
+    """Return the leaves that are wanted, and None for the others."""
+    return jax.tree.map(lambda yes, x: x if yes else None, wanted, tree)

@@ -1,11 +1,12 @@
-r"""The steps from features and class vectors to class scores, each written once.
+r"""The steps from features and class vectors to logits, each written once.
 
-    a = x wᵀ                          products, the matrix product
-    c = cap(a / |x| / |w| + b)        scores: a margin divides by the norms that it says it does
-    z_j = s c_j,   z_y = s φ(c_y)     logits: the true class goes through the margin's φ
+    a = x wᵀ                          matmul, the matrix product
+    c = a / |x| / |w|                 cosines: a margin divides by the norms that it says it does
+    s c_j,  s φ(c_y)                  the true class goes through the margin; then the scale
+    z = cap(s c + b)                  logits_of: bias and softcap come last
 
-linear_logits takes these steps for all classes at once, tiles.py for one block of classes after
-another.
+`linear_logits` takes these steps for all classes at once, the passes over blocks for one block of
+classes after another.
 """
 
 import jax.numpy as jnp
@@ -29,25 +30,37 @@ def inverse_norm(x: Array, *, normalize: bool) -> Array | None:
     return 1 / jnp.where(length > 0, length, 1)
 
 
-def scores(
-    products: Array,
-    feature_factor: Array | None,
-    weight_factor: Array | None,
-    bias: Array | None,
-    softcap: ArrayLike | None,
-) -> Array:
-    """Return the scores `[..., classes]` of products, elementwise."""
+def features_inverse_norm(features: Array, margin: AngularMargin | None) -> Array | None:
+    """Return the inverse norms of features, if the margin normalises them."""
+    return None if margin is None else inverse_norm(features, normalize=margin.normalize_features)
+
+
+def weight_inverse_norm(weight: Array, margin: AngularMargin | None) -> Array | None:
+    """Return the inverse norms of class vectors, if the margin normalises them."""
+    return None if margin is None else inverse_norm(weight, normalize=margin.normalize_weight)
+
+
+def cosines(products: Array, of_features: Array | None, of_weight: Array | None) -> Array:
+    """Return products `[..., classes]` times the inverse norms that are given."""
     c = products
-    if feature_factor is not None:
-        c = c * feature_factor[..., None]
-    if weight_factor is not None:
-        c = c * weight_factor
-    if bias is not None:
-        c = c + cast_like(bias, c)
-    if softcap is not None:
-        cap = cast_like(softcap, c)
-        c = cap * jnp.tanh(c / cap)
+    if of_features is not None:
+        c = c * of_features[..., None]
+    if of_weight is not None:
+        c = c * of_weight
     return c
+
+
+def logits_of(
+    cosine: Array, scale: ArrayLike | None, bias: Array | None, softcap: ArrayLike | None
+) -> Array:
+    """Return `cap(s c + b)`, elementwise, with `cap(z) = softcap tanh(z / softcap)`."""
+    z = cosine if scale is None else cast_like(scale, cosine) * cosine
+    if bias is not None:
+        z = z + cast_like(bias, z)
+    if softcap is not None:
+        cap = cast_like(softcap, z)
+        z = cap * jnp.tanh(z / cap)
+    return z
 
 
 def kept_norm(
@@ -57,40 +70,26 @@ def kept_norm(
     margin: AngularMargin | None,
     class_axis: MeshAxes = None,
 ) -> Array | None:
-    """Return what makes a score out of a cosine to the true class: the norms the margin keeps.
+    """Return the product of the norms that the margin does not divide out: score = norm · cos θ.
 
-    The shape is that of the integers `labels`. None stands for 1.
+    The shape is that of the integer labels. None stands for 1.
     """
     if margin is None or (margin.normalize_features and margin.normalize_weight):
         return None
-    length = jnp.ones(labels.shape, to_compute_dtype(features).dtype)
+    kept = jnp.ones(labels.shape, to_compute_dtype(features).dtype)
     if not margin.normalize_features:
         # The same on all devices, but not for JAX if the features were gathered.
-        length = length * pmean(norm(features), class_axis)
+        kept = kept * pmean(norm(features), class_axis)
     if not margin.normalize_weight:
-        length = length * gather_per_class(norm(weight), labels, class_axis).astype(length.dtype)
-    return length
+        kept = kept * gather_per_class(norm(weight), labels, class_axis).astype(kept.dtype)
+    return kept
 
 
-def at_labels_of_class(number: ArrayLike, labels: Array, class_axis: MeshAxes = None) -> ArrayLike:
-    """Return a margin's number for each label; one number by class is a `[classes]` array."""
-    return (
-        gather_per_class(to_compute_dtype(number), labels, class_axis)
-        if jnp.ndim(number)
-        else number
-    )
-
-
-def true_score(score: Array, length: Array | None, margin: AngularMargin | None) -> Array:
-    """Return the score of the true class with the margin, before the scale."""
+def with_margin(cosine: Array, kept: Array | None, margin: AngularMargin | None) -> Array:
+    """Return what takes the place of the true class's cosine, or of its score before the scale."""
     if margin is None:
-        return score
-    if length is None:
-        return margin(score)
-    length = cast_like(length, score)
-    return length * margin(score / jnp.where(length > 0, length, 1))
-
-
-def scale_of(margin: AngularMargin | None, x: Array) -> Array:
-    """Return the factor from scores to logits in the dtype of `x`."""
-    return cast_like(1 if margin is None else margin.scale, x)
+        return cosine
+    if kept is None:
+        return margin(cosine)
+    kept = cast_like(kept, cosine)
+    return kept * margin(cosine / jnp.where(kept > 0, kept, 1))

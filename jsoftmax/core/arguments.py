@@ -40,6 +40,15 @@ def as_labels(labels: ArrayLike) -> Array:
     return labels.astype(jnp.int64 if labels.dtype.itemsize > 4 else jnp.int32)
 
 
+def integer_labels(labels: ArrayLike, expected: str = "integers", instead: str = "") -> Array:
+    """Return integer labels in a signed dtype, or say what to use for a distribution."""
+    labels = as_labels(labels)
+    if is_distribution(labels):
+        hint = f" For a distribution over all classes use {instead}." if instead else ""
+        raise TypeError(f"`labels`: expected {expected}, got dtype {labels.dtype}.{hint}")
+    return labels
+
+
 def is_distribution(labels: Array) -> bool:
     """Say whether labels are distributions over the classes rather than class numbers."""
     return jnp.issubdtype(labels.dtype, jnp.floating)

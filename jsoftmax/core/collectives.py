@@ -17,91 +17,119 @@ from jsoftmax.core.dtypes import bits, from_bits, to_compute_dtype
 
 MeshAxes = str | tuple[str, ...] | None
 
+NO_CLASS = np.iinfo(np.int32).max  # out of range for any number of classes, and no `ignore_index`
 
-NO_CLASS = np.iinfo(np.int32).max  # a label that no class has, and no `ignore_index` either
 
-
-def axes_of(axis: MeshAxes) -> tuple[str, ...]:
+def axes_of(axes: MeshAxes) -> tuple[str, ...]:
     """Return the names of one axis, several, or none."""
-    return (axis,) if isinstance(axis, str) else tuple(axis or ())
+    return (axes,) if isinstance(axes, str) else tuple(axes or ())
 
 
-def check_bound_axis(name: str, axis: MeshAxes) -> None:
+def check_bound_axis(name: str, axes: MeshAxes) -> None:
     """Raise unless mesh axes are those of a surrounding `shard_map`, or the name of a `vmap`."""
     try:
-        _ = axis is None or lax.axis_size(axis)
+        _ = axes is None or lax.axis_size(axes)
     except NameError as unbound:
         raise NameError(
-            f"`{name}`: expected a mesh axis of the surrounding jax.shard_map, got {axis!r}, which "
+            f"`{name}`: expected a mesh axis of the surrounding jax.shard_map, got {axes!r}, which "
             "is none here. For global arrays use sharded_linear_loss."
         ) from unbound
 
 
-def to_local_labels(labels: Array, here: int, axis: MeshAxes) -> Array:
-    """Return labels counted from the first of the `here` classes of this device."""
-    return labels if axis is None else labels - (here * lax.axis_index(axis)).astype(labels.dtype)
-
-
-def num_global(here: int, axis: MeshAxes) -> int:
-    """Return how many classes all devices have."""
-    return here if axis is None else here * lax.axis_size(axis)
-
-
-def psum(tree: Any, axis: MeshAxes) -> Any:
-    """Return the sum over the devices of an axis."""
-    return tree if axis is None else lax.psum(tree, axis)
-
-
-def pmean(x: Array, axis: MeshAxes) -> Array:
-    """Return the mean over the devices of an axis."""
-    return x if axis is None else lax.psum(x, axis) / lax.axis_size(axis)
-
-
 def split_shared_axes(batch_axis: MeshAxes, class_axis: MeshAxes) -> tuple[MeshAxes, MeshAxes]:
-    """Return the axes over which examples and classes are both spread, and the batch's others."""
+    """Return the axes over which both examples and classes are sharded, and the batch's others."""
     both = tuple(name for name in axes_of(batch_axis) if name in axes_of(class_axis))
     return both or None, tuple(name for name in axes_of(batch_axis) if name not in both) or None
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def all_gather_rows(x: Array, axis: MeshAxes) -> Array:
-    """Return the rows of all devices. For JAX the result varies over them.
+def to_local_labels(labels: Array, num_local: int, axes: MeshAxes) -> Array:
+    """Return global labels counted from the first of this device's `num_local` classes."""
+    if axes is None:
+        return labels
+    return labels - (num_local * lax.axis_index(axes)).astype(labels.dtype)
 
-    So the transpose sums a gradient and cuts each device's own rows from it in one exchange.
+
+def to_global_labels(labels: Array, num_local: int, axes: MeshAxes) -> Array:
+    """Undo `to_local_labels`."""
+    if axes is None:
+        return labels
+    return labels + (num_local * lax.axis_index(axes)).astype(labels.dtype)
+
+
+def num_global(num_local: int, axes: MeshAxes) -> int:
+    """Return how many classes all devices have."""
+    return num_local if axes is None else num_local * lax.axis_size(axes)
+
+
+def psum(tree: Any, axes: MeshAxes) -> Any:
+    """Return the sum over the devices of the axes."""
+    return tree if axes is None else lax.psum(tree, axes)
+
+
+def pmean(x: Array, axes: MeshAxes) -> Array:
+    """Return the mean over the devices of the axes."""
+    return x if axes is None else lax.psum(x, axes) / lax.axis_size(axes)
+
+
+def packed_psum(tree: Any, axes: MeshAxes) -> Any:
+    """Return the psum of arrays with the same first axis, in one exchange.
+
+    All travel in the dtype of the first leaf; booleans come back as counts.
     """
-    return from_bits(lax.all_gather(bits(x), axis, tiled=True), x.dtype)
+    if axes is None:
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    columns = [x.reshape(x.shape[0], -1).astype(leaves[0].dtype) for x in leaves]
+    packed = lax.psum(jnp.concatenate(columns, -1), axes)
+    ends = np.cumsum([column.shape[1] for column in columns])
+    parts = jnp.split(packed, ends[:-1].tolist(), -1)
+    return structure.unflatten(y.reshape(x.shape) for x, y in zip(leaves, parts, strict=True))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def all_gather_rows(x: Array, axes: MeshAxes) -> Array:
+    """All-gather along axis 0; the result is typed as varying over the axes.
+
+    So the transpose is one reduce-scatter: it sums a gradient and cuts each device's rows from it.
+    """
+    return from_bits(lax.all_gather(bits(x), axes, tiled=True), x.dtype)
 
 
 @all_gather_rows.defjvp
-def _all_gather_rows_jvp(axis, primals, tangents):
+def _all_gather_rows_jvp(axes, primals, tangents):
     # The parts of a 16-bit gradient are summed in float32.
-    whole = lax.all_gather(to_compute_dtype(tangents[0]), axis, tiled=True)
-    return all_gather_rows(*primals, axis), whole.astype(primals[0].dtype)
+    tangent = lax.all_gather(to_compute_dtype(tangents[0]), axes, tiled=True)
+    return all_gather_rows(*primals, axes), tangent.astype(primals[0].dtype)
 
 
-def all_gather_unvarying(x: Array, axis: MeshAxes) -> Array:
-    """Return the rows of all devices, as a sum: the same on all of them for JAX too."""
-    dtype = x.dtype if x.dtype.itemsize >= 4 else jnp.int32 if x.dtype == bool else jnp.float32
-    whole = jnp.zeros((x.shape[0] * lax.axis_size(axis), *x.shape[1:]), dtype)
-    start = x.shape[0] * lax.axis_index(axis)
-    whole = lax.dynamic_update_slice_in_dim(whole, x.astype(dtype), start, 0)
-    return lax.psum(whole, axis).astype(x.dtype)
+def all_gather_unvarying(x: Array, axes: MeshAxes) -> Array:
+    """All-gather along axis 0; the result is typed as unvarying (replicated) over the axes.
 
-
-def local_rows(x: Array, axis: MeshAxes) -> Array:
-    """Return this device's rows of those of all devices."""
-    size = x.shape[0] // lax.axis_size(axis)
-    return lax.dynamic_slice_in_dim(x, size * lax.axis_index(axis), size)
-
-
-def gather_per_class(values: Array, labels: Array, axis: MeshAxes) -> Array:
-    """Return the value `[classes]` of each label's class, from the device that has it.
-
-    A label that names no class gets that of the nearest.
+    `lax.all_gather(to="invarying")` does this in newer versions of JAX. The oldest that is
+    supported, 0.9, has no such form: there it is a psum of zero-padded shards.
     """
-    if axis is None:
+    dtype = x.dtype if x.dtype.itemsize >= 4 else jnp.int32 if x.dtype == bool else jnp.float32
+    padded = jnp.zeros((x.shape[0] * lax.axis_size(axes), *x.shape[1:]), dtype)
+    start = x.shape[0] * lax.axis_index(axes)
+    padded = lax.dynamic_update_slice_in_dim(padded, x.astype(dtype), start, 0)
+    return lax.psum(padded, axes).astype(x.dtype)
+
+
+def local_rows(x: Array, axes: MeshAxes) -> Array:
+    """Return this device's shard of `x` along axis 0."""
+    size = x.shape[0] // lax.axis_size(axes)
+    return lax.dynamic_slice_in_dim(x, size * lax.axis_index(axes), size)
+
+
+def gather_per_class(values: Array, labels: Array, axes: MeshAxes) -> Array:
+    """Return `values[labels]` for `values` sharded per class; labels are global.
+
+    An out-of-range label gets the value of the nearest class.
+    """
+    if axes is None:
         return values.at[labels].get(mode="clip")
-    here = values.shape[0]
-    labels = to_local_labels(jnp.clip(labels, 0, num_global(here, axis) - 1), here, axis)
-    local_rows = values.at[labels].get(mode="clip")
-    return lax.psum(jnp.where((labels >= 0) & (labels < here), local_rows, 0), axis)
+    num_local = values.shape[0]
+    labels = jnp.clip(labels, 0, num_global(num_local, axes) - 1)
+    local = to_local_labels(labels, num_local, axes)
+    mine = (local >= 0) & (local < num_local)
+    return lax.psum(jnp.where(mine, values.at[local].get(mode="clip"), 0), axes)

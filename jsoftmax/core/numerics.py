@@ -6,7 +6,7 @@ holds in all functions because they compute through these few.
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jsoftmax.core.dtypes import to_compute_dtype
 
@@ -16,22 +16,14 @@ def neg_inf_to_zero(x: Array) -> Array:
     return jnp.where(x == -jnp.inf, 0, x)
 
 
-@jax.custom_jvp
 def exp_nonpositive(d: Array) -> Array:
-    """Return `exp(d)` of a difference to a maximum, which is at most 0 by its making.
+    """Return `exp(d)` of a difference to a maximum, which is at most 0 by construction.
 
     It can exceed 0 where XLA compiles the producer of the logits into two places and rounds it
-    differently in each; with logits beyond 2^31 that excess alone would overflow.
+    differently in each; with logits beyond 2^31 that excess alone would overflow. It is taken off
+    as a constant: the derivative of a clip would be wrong for the maximum itself, which moves too.
     """
-    return jnp.exp(jnp.minimum(d, 0))
-
-
-@exp_nonpositive.defjvp
-def _exp_nonpositive_jvp(primals, tangents):
-    # Not that of `minimum`: the maximum itself moves too, whatever its difference is rounded to.
-    (d,), (dd,) = primals, tangents
-    e = exp_nonpositive(d)
-    return e, e * dd
+    return jnp.exp(d - lax.stop_gradient(jnp.maximum(d, 0)))
 
 
 def multiply_no_nan(weight: Array, x: Array) -> Array:

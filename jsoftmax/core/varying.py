@@ -16,27 +16,30 @@ from jax import Array, lax
 from jsoftmax.core.collectives import MeshAxes
 
 
-def varying_zero(tree: Any, dtype: jnp.dtype, axis: MeshAxes = None) -> Array:
-    """Return a 0 that varies over the axes of all arrays of a tree, and over `axis`."""
+def varying_zero(tree: Any, dtype: jnp.dtype, axes: MeshAxes = None) -> Array:
+    """Return a scalar 0 whose varying axes are the union of those of `tree`, and `axes`."""
     zero = jnp.zeros((), dtype)
     if not _in_shard_map():
         return zero
     for x in map(jnp.ravel, jax.tree.leaves(tree)):
         zero += jnp.sum(lax.stop_gradient(x)[:0].astype(dtype))
-    return zero if axis is None else zero + (0 * lax.axis_index(axis)).astype(dtype)
+    return zero if axes is None else zero + (0 * lax.axis_index(axes)).astype(dtype)
 
 
 def vary(tree: Any, zero: Array) -> Any:
-    """Let all arrays of a tree vary over the axes of `zero`."""
+    """Return a tree whose arrays vary over the axes of `zero`, too."""
     if not _in_shard_map():
         return tree
     return jax.tree.map(lambda x: x + zero.astype(x.dtype), tree)
 
 
 def num_replicas(x: Array, zero: Array) -> Array:
-    """Return how many devices share one `x` where each has its own `zero`."""
-    local_rows = varying_zero(x, zero.dtype)
-    return jax.vjp(lambda x: vary(x, zero), local_rows)[1](jnp.ones_like(zero))[0]
+    """Return the number of devices on which `x` is a replica while `zero` differs.
+
+    It is what reverse mode makes of a 1: the transpose of letting `x` vary is a psum.
+    """
+    like_x = varying_zero(x, zero.dtype)
+    return jax.vjp(lambda x: vary(x, zero), like_x)[1](jnp.ones_like(zero))[0]
 
 
 def _in_shard_map():

@@ -7,16 +7,18 @@ from jax.typing import ArrayLike
 
 from jsoftmax.blockwise.matmul import matmul
 from jsoftmax.blockwise.scores import (
-    at_labels_of_class,
-    inverse_norm,
+    cosines,
+    features_inverse_norm,
     kept_norm,
-    scale_of,
-    scores,
-    true_score,
+    logits_of,
+    weight_inverse_norm,
+    with_margin,
 )
-from jsoftmax.core.arguments import as_labels, check_shape
-from jsoftmax.linear.evaluate import checked_head, checked_margin
+from jsoftmax.core.arguments import check_shape, integer_labels
+from jsoftmax.core.collectives import gather_per_class
+from jsoftmax.linear.arguments import checked_head
 from jsoftmax.margins.angular import AngularMargin
+from jsoftmax.margins.partition import combine, partition
 from jsoftmax.stats.labels import at_label, is_label
 
 
@@ -33,18 +35,18 @@ def linear_logits(
 
     $$z_j = \mathrm{cap}(w_j^\top x + b_j), \qquad \mathrm{cap}(a) = c \tanh(a / c)$$
 
-    and with a margin $z_j = s\,\mathrm{cap}(\cos\theta_j + b_j)$, in which the true class's cosine
+    and with a margin $z_j = \mathrm{cap}(s \cos\theta_j + b_j)$, in which the true class's cosine
     goes through the margin's φ; each margin says which vectors it normalises.
 
     Args:
-      features: `[..., features]`, floats. 16-bit operands are multiplied as they are and summed in
-        float32; norms, cosines and margin are float32.
+      features: `[..., features]`, floats. 16-bit operands are multiplied in their own dtype and
+        accumulated in float32; norms, cosines and margin are float32.
       weight: `[classes, features]`, a row per class vector (a Flax `kernel` is its transpose).
       labels: integers `[...]`, or None for inference: then the margin adds nothing, and the logits
-        are what to predict with. A row whose label names no class is left without margin; the loss
+        are what to predict with. A row with an out-of-range label is left without margin; the loss
         reports the label.
       bias: `[classes]`.
-      softcap: c > 0, the bound on the size of the scores.
+      softcap: c > 0, the bound on the size of the logits.
       margin: such as `arcface()`.
 
     Returns:
@@ -60,19 +62,21 @@ def linear_logits(
       >>> js.linear_logits(x, w, jnp.array([0]), margin=js.cosface(margin=0.25, scale=8.0))
       Array([[6., 0.]], dtype=float32)
     """
-    features, weight, bias, softcap = checked_head(features, weight, bias, softcap)
-    feature_factor = weight_factor = None
-    margin = checked_margin(margin, weight.shape[0])
-    if margin is not None:
-        feature_factor = inverse_norm(features, normalize=margin.normalize_features)
-        weight_factor = inverse_norm(weight, normalize=margin.normalize_weight)
-    z = scores(matmul(features, weight), feature_factor, weight_factor, bias, softcap)
+    features, head = checked_head(features, weight, bias=bias, softcap=softcap, margin=margin)
+    weight = head.weight
+    cosine = cosines(
+        matmul(features, weight),
+        features_inverse_norm(features, margin),
+        weight_inverse_norm(weight, margin),
+    )
     if labels is not None:
-        labels = as_labels(labels)
+        labels = integer_labels(labels)
         check_shape("labels", labels, features.shape[:-1], "an integer class for every example")
         if margin is not None:
-            length = kept_norm(features, weight, labels, margin)
-            own = jax.tree.map(lambda number: at_labels_of_class(number, labels), margin)
-            target = true_score(at_label(z, labels), length, own)
-            z = jnp.where(is_label(z, labels), target[..., None], z)
-    return z if margin is None else scale_of(margin, z) * z
+            kept = kept_norm(features, weight, labels, margin)
+            whole, scalars, per_class = partition(margin)
+            per_class = jax.tree.map(lambda x: gather_per_class(x, labels, None), per_class)
+            mine = combine(whole, scalars, per_class)
+            target = with_margin(at_label(cosine, labels), kept, mine)
+            cosine = jnp.where(is_label(cosine, labels), target[..., None], cosine)
+    return logits_of(cosine, None if margin is None else margin.scale, head.bias, head.softcap)

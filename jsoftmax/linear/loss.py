@@ -1,25 +1,39 @@
-r"""Features and class vectors to class scores, `LogitStats` or a loss.
+r"""Features and class vectors to `LogitStats` or a loss, without materialising the logits.
 
-`linear_logits` is the dense form, for reading, plotting, inference and as an oracle. The others
-never hold `examples x classes`: they go over blocks of both (tiles.py), for any margin and any loss
-of `LogitStats`. The order inside a score is the same in all: matrix product (or cosine), bias,
-softcap, margin, scale, then `where`.
+Each function is the wiring: check the arguments, weigh the examples, plan, run, reduce. The order
+inside a score is that of blockwise/scores.py: matrix product or cosine, margin and scale, bias,
+softcap, then `where`.
 """
 
 import functools
 from collections.abc import Callable
 from typing import Literal
 
+import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax.blockwise.rows import stats_of_rows
-from jsoftmax.core.collectives import MeshAxes
-from jsoftmax.linear.evaluate import Arguments, evaluate
-from jsoftmax.losses.of_stats import centred_loss, centred_nll, nll
+from jsoftmax.blockwise.forward import losses_of, stats_of
+from jsoftmax.blockwise.gradient import reduced, weighted_sum
+from jsoftmax.core.arguments import normalize_axis
+from jsoftmax.core.collectives import (
+    MeshAxes,
+    all_gather_rows,
+    all_gather_unvarying,
+    check_bound_axis,
+    local_rows,
+    psum,
+    split_shared_axes,
+)
+from jsoftmax.core.numerics import multiply_no_nan
+from jsoftmax.linear.arguments import checked_examples, checked_head, make_plan, weigh
+from jsoftmax.linear.traced_loss import trace_loss
+from jsoftmax.losses.of_stats import nll
 from jsoftmax.margins.angular import AngularMargin
 from jsoftmax.stats.labels import SparseLabels
-from jsoftmax.stats.logit_stats import LogitStats, absolute
+from jsoftmax.stats.logit_stats import LogitStats
+from jsoftmax.stats.statistics import OPTIONAL
 
 
 def linear_stats(
@@ -65,10 +79,22 @@ def linear_stats(
       >>> js.linear_stats(x, w, jnp.array([0])).logsumexp
       Array([2.1269], dtype=float32)
     """
-    head = Arguments.of(features, weight, labels, bias, softcap, margin, where, class_axis)
-    plan, rest = head.plan(centred_nll, (), row_block, class_block, mean=True)
-    stats, shift = stats_of_rows(plan, head.labels, head.rows(None), rest)
-    return head.unflatten(absolute(stats, shift))
+    features, head = checked_head(
+        features, weight, bias=bias, softcap=softcap, margin=margin, where=where
+    )
+    examples, _ = checked_examples(features, labels, head, class_axis=class_axis)
+    plan, examples, head = make_plan(
+        examples,
+        head,
+        loss=None,
+        fields=OPTIONAL,
+        class_axis=class_axis,
+        row_block=row_block,
+        class_block=class_block,
+    )
+    found = reduced(plan, examples, head)
+    stats, _ = stats_of(plan, examples, head, found, centred=False)
+    return _unflatten(stats, features.shape[:-1])
 
 
 def linear_loss(
@@ -154,25 +180,62 @@ def linear_loss(
       >>> stats.correct.mean(), stats.logsumexp
       (Array(0., dtype=float32), Array([1.862 , 1.862 , 1.862 , 1.0986], dtype=float32))
     """
-    return evaluate(
-        centred_loss(loss),
-        features,
-        weight,
-        labels,
-        bias=bias,
-        softcap=softcap,
-        margin=margin,
-        where=where,
+    if reduction not in ("mean", "sum", None):
+        raise ValueError(f'`reduction`: expected "mean", "sum" or None, got {reduction!r}.')
+    check_bound_axis("batch_axis", batch_axis)
+    both, batch_axis = split_shared_axes(batch_axis, class_axis)
+    if both is not None:
+        features, labels, sample_weight = _gather(features, labels, sample_weight, both)
+
+    features, head = checked_head(
+        features, weight, bias=bias, softcap=softcap, margin=margin, where=where
+    )
+    shape = features.shape[:-1]
+    examples, ignored = checked_examples(
+        features, labels, head, class_axis=class_axis, ignore_index=ignore_index
+    )
+    examples = weigh(
+        examples,
+        head,
+        ignored,
+        shape,
         sample_weight=sample_weight,
         class_weight=class_weight,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        return_stats=return_stats,
         class_axis=class_axis,
-        batch_axis=batch_axis,
+    )
+    weights = examples.weights
+    traced, values, fields = trace_loss(loss, (examples, head), weights.dtype, class_axis)
+    if return_stats and "mean" not in fields:
+        fields = (*fields, "mean")
+    plan, examples, head = make_plan(
+        examples,
+        head._replace(loss=values),
+        loss=traced,
+        fields=fields,
+        class_axis=class_axis,
         row_block=row_block,
         class_block=class_block,
     )
+    if reduction is None:
+        found = reduced(plan, examples, head)
+        stats, shift = stats_of(plan, examples, head, found, centred=True)
+        losses = losses_of(plan, stats, shift, examples.probs, values)
+        result = jnp.where(ignored, 0, multiply_no_nan(weights, losses)).reshape(shape)
+        stats, _ = stats_of(plan, examples, head, found, centred=False)
+    else:
+        if reduction == "mean":
+            count = psum(jnp.sum(weights), batch_axis)
+            weights = jnp.where(count == 0, 0, weights / jnp.where(count == 0, 1, count))
+        result, (_, stats) = weighted_sum(plan, examples._replace(weights=weights), head)
+        result = psum(result, batch_axis)
+    if not return_stats:
+        return result if both is None or not result.ndim else local_rows(result, both)
+    stats = jax.lax.stop_gradient(_unflatten(stats, shape))
+    if both is not None:
+        result, stats = jax.tree.map(
+            lambda x: local_rows(x, both) if x.ndim else x, (result, stats)
+        )
+    return result, stats
 
 
 def linear_cross_entropy(
@@ -237,3 +300,18 @@ def linear_cross_entropy(
         row_block=row_block,
         class_block=class_block,
     )
+
+
+def _gather(features, labels, sample_weight, axes):
+    """Return the examples of all devices of the axes over which classes are sharded, too."""
+    features = jnp.asarray(features)
+    normalize_axis("features", features, -2)
+    labels, sample_weight = jax.tree.map(
+        lambda x: all_gather_unvarying(jnp.asarray(x), axes), (labels, sample_weight)
+    )
+    return all_gather_rows(features, axes), labels, sample_weight
+
+
+def _unflatten(stats, shape):
+    """Give arrays with a row per example the shape of the examples."""
+    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), stats)

@@ -8,8 +8,8 @@ from jax.typing import ArrayLike
 from jsoftmax.core.masking import mask_classes
 from jsoftmax.core.numerics import neg_inf_to_zero, sigmoid
 from jsoftmax.losses.inputs import loss_inputs
+from jsoftmax.stats.dense import centred_stats
 from jsoftmax.stats.labels import SparseLabels, is_label
-from jsoftmax.stats.logit_stats import centred_stats
 
 
 def brier_loss(

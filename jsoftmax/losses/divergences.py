@@ -18,7 +18,7 @@ from jsoftmax.core.numerics import expm1, multiply_no_nan, sigmoid
 from jsoftmax.losses.inputs import from_top, loss_inputs
 from jsoftmax.losses.of_stats import nll
 from jsoftmax.maps.softmax import log_softmax, softmax_tangent
-from jsoftmax.stats.logit_stats import class_stats
+from jsoftmax.stats.dense import class_stats
 
 
 def kl_divergence(

@@ -12,8 +12,8 @@ from jsoftmax.core.numerics import multiply_no_nan, neg_inf_to_zero
 from jsoftmax.losses.inputs import loss_inputs
 from jsoftmax.losses.on_logits import cross_entropy
 from jsoftmax.maps.softmax import softmax_tangent
+from jsoftmax.stats.dense import class_stats
 from jsoftmax.stats.labels import SparseLabels
-from jsoftmax.stats.logit_stats import class_stats
 
 
 def entropy(logits: ArrayLike, *, axis: int = -1, where: ArrayLike | None = None) -> Array:

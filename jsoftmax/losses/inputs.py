@@ -20,6 +20,7 @@ from jsoftmax.core.arguments import (
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.masking import class_mask
 from jsoftmax.core.numerics import neg_inf_to_zero
+from jsoftmax.stats.dense import centred_stats
 from jsoftmax.stats.labels import (
     SparseLabels,
     add_at_labels,
@@ -27,7 +28,7 @@ from jsoftmax.stats.labels import (
     check_sparse_labels,
     is_label,
 )
-from jsoftmax.stats.logit_stats import LogitStats, centred_stats
+from jsoftmax.stats.logit_stats import LogitStats
 
 
 class LossInputs(NamedTuple):
@@ -56,7 +57,7 @@ class LossInputs(NamedTuple):
             kept = jnp.where(valid, self.labels, 0)
             lists = [x.reshape(-1, x.shape[-1]) for x in (kept, cast_like(self.probs, z))]
             none = jnp.zeros((lists[0].shape[0], classes), z.dtype)
-            q = add_at_labels(none, jnp.arange(classes, dtype=kept.dtype), *lists).reshape(z.shape)
+            q = add_at_labels(none, *lists).reshape(z.shape)
             valid = jnp.all(valid, -1)
         bad = jnp.where(valid, 0, cast_like(jnp.nan, z))[..., None]
         return z + bad, q + bad

@@ -5,9 +5,6 @@ logits and labels are in on_logits.py. Whoever needs another loss writes another
 `LogitStats`.
 """
 
-import functools
-from collections.abc import Callable
-
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -15,7 +12,8 @@ from jax.typing import ArrayLike
 from jsoftmax.core.arguments import check_at_least, check_within, is_static
 from jsoftmax.core.dtypes import cast_like
 from jsoftmax.core.numerics import expm1, multiply_no_nan, sigmoid, softplus
-from jsoftmax.stats.logit_stats import LogitStats, absolute
+from jsoftmax.losses.protocol import shift_invariant
+from jsoftmax.stats.logit_stats import LogitStats
 
 
 def nll(stats: LogitStats, *, label_smoothing: ArrayLike = 0.0, z_loss: ArrayLike = 0.0) -> Array:
@@ -51,6 +49,7 @@ def nll(stats: LogitStats, *, label_smoothing: ArrayLike = 0.0, z_loss: ArrayLik
     return loss + z_penalty(z_loss, stats.logsumexp)
 
 
+@shift_invariant
 def focal(stats: LogitStats, *, gamma: ArrayLike = 2.0) -> Array:
     r"""Focal loss: cross-entropy that fades for examples the model has right.
 
@@ -74,6 +73,7 @@ def focal(stats: LogitStats, *, gamma: ArrayLike = 2.0) -> Array:
     return _infinite_if_off(stats, faded)
 
 
+@shift_invariant
 def poly1(stats: LogitStats, *, epsilon: ArrayLike = 2.0) -> Array:
     r"""Poly-1 loss: cross-entropy with another weight on the first term of its series in 1 - p.
 
@@ -96,6 +96,7 @@ def poly1(stats: LogitStats, *, epsilon: ArrayLike = 2.0) -> Array:
     return nll(stats) + cast_like(epsilon, u) * sigmoid(-u)
 
 
+@shift_invariant
 def gce(stats: LogitStats, *, q: ArrayLike = 0.7) -> Array:
     r"""Generalised cross-entropy: between cross-entropy (q = 0) and the robust 1 - p (q = 1).
 
@@ -129,6 +130,7 @@ def gce(stats: LogitStats, *, q: ArrayLike = 0.7) -> Array:
     return jnp.where(near, _infinite_if_off(stats, series), power)
 
 
+@shift_invariant
 def mae(stats: LogitStats) -> Array:
     r"""Mean absolute error between the one-hot label and the probabilities, summed over classes.
 
@@ -180,32 +182,12 @@ def sce(
     return multiply_no_nan(cast_like(alpha, u), nll(stats)) + cast_like(beta, u) * reverse
 
 
-def centred_nll(
-    stats: LogitStats,
-    shift: Array,
-    *,
-    label_smoothing: ArrayLike = 0.0,
-    z_loss: ArrayLike = 0.0,
-) -> Array:
-    """Return `nll` from the stats of `logits - shift`: only the z-loss depends on the shift."""
+def _centred_nll(stats, shift, *, label_smoothing=0.0, z_loss=0.0):
     loss = nll(stats, label_smoothing=label_smoothing)
     return loss + z_penalty(z_loss, stats.logsumexp + shift)
 
 
-def centred_loss(loss: Callable[[LogitStats], Array]) -> Callable[[LogitStats, Array], Array]:
-    """Return a loss of stats as a function of the stats of `logits - shift`, and the shift.
-
-    The library's losses do not depend on the shift (but see `centred_nll`), and stay accurate for
-    logits with a large offset. Of another loss that is not known: it gets the stats themselves.
-    """
-    function, options = loss, {}
-    if isinstance(loss, functools.partial) and not loss.args:
-        function, options = loss.func, loss.keywords
-    if function is nll:
-        return functools.partial(centred_nll, **options)
-    if function in (focal, gce, mae, poly1, sce):
-        return lambda stats, shift: loss(stats)
-    return lambda stats, shift: loss(absolute(stats, shift))
+nll.on_centred = _centred_nll  # only the z-loss depends on the shift
 
 
 def _finite_log_odds(stats):

@@ -21,10 +21,10 @@ from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.masking import centred
 from jsoftmax.core.numerics import multiply_no_nan, neg_inf_to_zero
 from jsoftmax.losses.inputs import from_top, loss_inputs, per_example
-from jsoftmax.losses.of_stats import centred_nll, focal, gce, mae, poly1, sce
+from jsoftmax.losses.of_stats import focal, gce, mae, nll, poly1, sce
+from jsoftmax.stats.dense import centred_stats, class_stats
 from jsoftmax.stats.labels import SparseLabels
-from jsoftmax.stats.logit_stats import LogitStats, centred_stats, class_stats
-from jsoftmax.stats.online import listed_stats
+from jsoftmax.stats.logit_stats import LogitStats
 
 
 def cross_entropy(
@@ -78,24 +78,22 @@ def cross_entropy(
         offset = (neg_inf_to_zero(top) / cast_like(temperature, top))[..., 0]
     else:
         z, offset = logits, jnp.zeros(logits.shape[:-1], to_compute_dtype(logits).dtype)
-    if probs is not None:
-        stats, shift = listed_stats(z, labels, where)
-        offset = offset[..., None]
-    elif soft:
+    if soft:
         stats, shift, below = from_top(z, where)
     else:
         stats, shift = centred_stats(z, labels, where)
-    loss = centred_nll(stats, shift + offset, label_smoothing=label_smoothing, z_loss=z_loss)
+    if probs is not None:
+        offset = offset[..., None]
+    loss = nll.on_centred(stats, shift + offset, label_smoothing=label_smoothing, z_loss=z_loss)
 
     weights = jnp.ones(logits.shape[-1:]) if class_weight is None else jnp.asarray(class_weight)
     check_shape("class_weight", weights, logits.shape[-1:], "a weight for every class")
     weights = cast_like(weights, loss)
     if below is not None:
         q = cast_like(labels, loss) * weights
+        farther = jnp.sum(multiply_no_nan(q, below), -1)
         unsmoothed = 1 - cast_like(label_smoothing, loss)
-        return multiply_no_nan(jnp.sum(q, -1), loss) + unsmoothed * jnp.sum(
-            multiply_no_nan(q, below), -1
-        )
+        return multiply_no_nan(jnp.sum(q, -1), loss) + unsmoothed * farther
     loss = multiply_no_nan(weights.at[labels].get(mode="clip"), loss)
     if probs is not None:
         return jnp.sum(multiply_no_nan(cast_like(probs, loss), loss), -1)
@@ -267,11 +265,10 @@ def _on_logits(
 ) -> Array:
     """Evaluate a loss of `LogitStats` at the label, or its expectation over a distribution."""
     logits, labels, probs, where, ignored = loss_inputs(logits, labels, axis, where, ignore_index)
-    if probs is not None:
-        losses = loss(listed_stats(logits, labels, where)[0])
-        return jnp.sum(multiply_no_nan(cast_like(probs, losses), losses), -1)
     if is_distribution(labels):
-        losses = loss(class_stats(logits, where))
-        return jnp.sum(multiply_no_nan(cast_like(labels, losses), losses), -1)
-    stats, _ = centred_stats(logits, labels, where)
-    return jnp.where(ignored, 0, loss(stats))
+        losses, probs = loss(class_stats(logits, where)), labels
+    else:
+        losses = loss(centred_stats(logits, labels, where)[0])
+    if probs is not None:
+        return jnp.sum(multiply_no_nan(cast_like(probs, losses), losses), -1)
+    return jnp.where(ignored, 0, losses)

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import is_concrete
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.maps.hard import straight_through
+from jsoftmax.margins.partition import whole_number
 
 _static = partial(dataclasses.field, metadata={"static": True})
 
@@ -52,7 +52,7 @@ class AngularMargin:
       Array([ 0.0236, -1.0012], dtype=float32)
     """
 
-    m1: ArrayLike = 1.0
+    m1: ArrayLike = dataclasses.field(default=1.0, metadata={"polynomial": True})
     m2: ArrayLike = 0.0
     m3: ArrayLike = 0.0
     scale: ArrayLike = 1.0
@@ -64,7 +64,9 @@ class AngularMargin:
     def __call__(self, cosine: ArrayLike) -> Array:
         """Return φ, annealed, of the cosine to the true class vector, for any shape."""
         c = to_compute_dtype(cosine)
-        phi = _continued_cosine(c, cast_like(self.m1, c), cast_like(self.m2, c), _multiple(self.m1))
+        phi = _continued_cosine(
+            c, cast_like(self.m1, c), cast_like(self.m2, c), whole_number(self.m1)
+        )
         phi = phi - cast_like(self.m3, c)
         anneal = cast_like(self.anneal, c)
         phi = (anneal * c + phi) / (1 + anneal)
@@ -109,13 +111,6 @@ def angular_margin(
     if gradient not in ("exact", "straight_through"):
         raise ValueError(f'`gradient`: expected "exact" or "straight_through", got {gradient!r}.')
     return AngularMargin(m1, m2, m3, scale=scale, gradient=gradient)
-
-
-def _multiple(m1):
-    """Return m1 as an int if it is known and whole, so that cos(m1 θ) is a polynomial; or None."""
-    if is_concrete(m1) and jnp.ndim(m1) == 0 and float(m1).is_integer() and float(m1) > 0:
-        return int(m1)
-    return None
 
 
 def _chebyshev(c, n):

@@ -63,22 +63,21 @@ def check_sparse_labels(labels: Any, examples: tuple[int, ...]) -> tuple[Array, 
     return indices, probs
 
 
-def is_label(scores: Array, labels: Array) -> Array:
-    """Return booleans in the shape of `scores`: the class is the label. A bad label has none."""
-    return lax.broadcasted_iota(labels.dtype, scores.shape, scores.ndim - 1) == labels[..., None]
+def is_label(logits: Array, labels: Array) -> Array:
+    """Return booleans in the shape of `logits`: the class is the label, if that is in range."""
+    return lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1) == labels[..., None]
 
 
 @jax.custom_jvp
-def at_label(scores: Array, labels: Array) -> Array:
-    """Return each example's score of its label, in float32 or wider; NaN for a bad label.
+def at_label(values: Array, labels: Array) -> Array:
+    """Return each example's value at its label, in float32 or wider; NaN for one out of range.
 
     Its derivative compares instead of scattering: that fuses with the passes around it.
     """
-    valid = (labels >= 0) & (labels < scores.shape[-1])
+    valid = (labels >= 0) & (labels < values.shape[-1])
     index = jnp.where(valid, labels, 0)[..., None]
-    return jnp.where(
-        valid, to_compute_dtype(jnp.take_along_axis(scores, index, -1)[..., 0]), jnp.nan
-    )
+    picked = jnp.take_along_axis(values, index, -1)[..., 0]
+    return jnp.where(valid, to_compute_dtype(picked), jnp.nan)
 
 
 @at_label.defjvp
@@ -87,25 +86,33 @@ def _at_label_jvp(primals, tangents):
     return at_label(*primals), jnp.sum(moved, -1)
 
 
-def at_labels(scores: Array, labels: Array) -> Array:
-    """Return the scores of the labels `[...]` or `[..., K]`; NaN for a label not in the block."""
-    pick = at_label if labels.ndim < scores.ndim else jax.vmap(at_label, (None, -1), -1)
-    return pick(scores, labels)
+def at_labels(values: Array, labels: Array) -> Array:
+    """Return the values at labels `[...]` or lists `[..., K]`; NaN for one out of range."""
+    if labels.ndim < values.ndim:
+        return at_label(values, labels)
+    valid = (labels >= 0) & (labels < values.shape[-1])
+    picked = jnp.take_along_axis(values, jnp.where(valid, labels, 0), -1)
+    return jnp.where(valid, to_compute_dtype(picked), jnp.nan)
 
 
-def is_listed(classes: Array, labels: Array) -> Array:
-    """Say which of some consecutive classes an example lists: `[..., classes]`."""
+def is_any_label(classes: Array, labels: Array) -> Array:
+    """Return `[N, c]`: which of c consecutive classes is a label, `[N]` or one of `[N, K]`."""
     if labels.ndim == 1:
         return classes == labels[:, None]
     none = jnp.zeros((labels.shape[0], classes.shape[0]), bool)
     return none.at[_positions(classes, labels)].set(True, mode="drop")
 
 
-def add_at_labels(block: Array, classes: Array, labels: Array, values: Array) -> Array:
-    """Return a block that is 0 at the labels with the values of the labels there."""
-    if labels.ndim == 1:
-        return jnp.where(classes == labels[:, None], values[:, None], block)
-    return block.at[_positions(classes, labels)].add(values, mode="drop")
+def add_at_labels(dense: Array, labels: Array, values: Array) -> Array:
+    """Return `dense` `[N, classes]` with values `[N, K]` added at lists of labels."""
+    classes = jnp.arange(dense.shape[1], dtype=labels.dtype)
+    return dense.at[_positions(classes, labels)].add(values, mode="drop")
+
+
+def first_of_equals(labels: Array) -> Array:
+    """Return which entries of lists `[..., K]` do not repeat an earlier one."""
+    same = labels[..., None, :] == labels[..., None]
+    return ~jnp.any(jnp.tril(same, -1), -1)
 
 
 def _positions(classes, labels):

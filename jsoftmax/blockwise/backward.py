@@ -1,0 +1,109 @@
+"""The backward pass of a block of rows: over all blocks of classes once more.
+
+    dz = Σ_k S_k' f_k'(z),  dc and da by autodiff of `ClassBlock.reduce`;  dx += da w,  dw += daᵀ x
+
+S_k' are the derivatives of the loss with respect to the sums, `[n]`. A cosine does not change with
+the length of a vector: of the gradients the part along the vectors is taken out at the end, which
+spares the passes over a block that differentiating the norms would need.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jsoftmax.blockwise.block_loop import add_rows, over_blocks
+from jsoftmax.blockwise.class_block import ClassBlock
+from jsoftmax.blockwise.matmul import features_gradient, matmul, weight_gradient
+from jsoftmax.blockwise.scores import features_inverse_norm
+from jsoftmax.blockwise.types import Examples, Forward, Head, Plan
+from jsoftmax.core.collectives import to_local_labels
+from jsoftmax.core.dtypes import sum_dtype
+from jsoftmax.core.varying import vary, varying_zero
+
+
+def backward(
+    plan: Plan,
+    shard: Examples,
+    head: Head,
+    found: Forward,
+    products: Array | None,
+    cotangents: Any,
+    gradients: Head,
+    *,
+    of_features: bool,
+) -> tuple[Array | None, Head]:
+    """Return the gradient of the features, if asked for, and `gradients` plus those of these rows.
+
+    Args:
+      plan: the plan.
+      shard, head: what `local_shard` makes, of a block of rows.
+      found, products: what `forward` returned; without products they are computed again.
+      cotangents: of cosines, runner-up and sums.
+      gradients: of the head so far, None where not asked for.
+      of_features: whether the gradient of the features is asked for.
+    """
+    features, size = shard.features, plan.blocks.classes
+    num_local = head.weight.shape[0]
+    inverse_norm = features_inverse_norm(features, plan.margin)
+    transpose = features.T
+    top_class = found.others.top_class
+    if top_class is not None:
+        top_class = to_local_labels(top_class, num_local, plan.class_axis)
+    zero = varying_zero(features, sum_dtype(features, head.weight))
+    per_row = vary((cotangents, found.others.top, top_class), zero)
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def body(carry, start, new, products):
+        d_features, gradients = carry
+        block = ClassBlock.of(head, shard.labels, start, new, size)
+        if products is None:
+            products = matmul(features, block.head.weight)
+        # As the labels in the block: not computed once for all blocks.
+        _, (slopes, top, top_class) = lax.optimization_barrier((start, per_row))
+
+        def reduce(products, bias, softcap, margin):
+            given = head._replace(bias=bias, softcap=softcap, margin=margin)
+            return block.reduce(plan, products, inverse_norm, given, top, top_class)
+
+        given = products, block.head.bias, head.softcap, head.margin
+        d_products, d_bias, d_softcap, d_margin = jax.vjp(reduce, *given)[1](slopes)
+        if d_features is not None:
+            d_features = d_features + features_gradient(d_products, block.head.weight)
+        if gradients.weight is not None:
+            added = weight_gradient(d_products, features, transpose)
+            added = project_out(added, block.head.weight, block.head.inverse_norm)
+            gradients = gradients._replace(weight=add_rows(gradients.weight, start, added))
+        if gradients.bias is not None:
+            gradients = gradients._replace(bias=add_rows(gradients.bias, start, d_bias))
+        scalars = gradients.softcap, gradients.margin
+        softcap, margin = add_wanted(scalars, (d_softcap, d_margin))
+        return (d_features, gradients._replace(softcap=softcap, margin=margin)), None
+
+    d_features = jnp.zeros_like(features, sum_dtype(features, head.weight)) if of_features else None
+    (d_features, gradients), _ = over_blocks(
+        body, (d_features, gradients), num_local, size, products
+    )
+    if of_features:
+        d_features = project_out(d_features, features, inverse_norm)
+    return d_features, gradients
+
+
+def add_wanted(totals: Any, added: Any) -> Any:
+    """Return the sums of the leaves that are wanted; a total of None stays None."""
+
+    def add(total, x):
+        return None if total is None else total + x.astype(total.dtype)
+
+    return jax.tree.map(add, totals, added, is_leaf=lambda x: x is None)
+
+
+def project_out(gradient: Array, vectors: Array, inverse_norm: Array | None) -> Array:
+    """Take out the part of gradients along vectors of which only the direction counts."""
+    if inverse_norm is None:
+        return gradient
+    vectors = vectors.astype(gradient.dtype)
+    along = jnp.square(inverse_norm) * jnp.sum(gradient * vectors, -1)
+    return gradient - along[:, None] * vectors

@@ -1,0 +1,88 @@
+"""A block of classes: its logits, and what is reduced over them.
+
+The same few lines make the forward pass, the backward pass and its derivatives: `logits` from
+products, `reduce` from products to sums relative to a given top.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jsoftmax.blockwise.block_loop import slice_rows
+from jsoftmax.blockwise.scores import cosines, logits_of, weight_inverse_norm
+from jsoftmax.blockwise.types import Examples, Head, Plan
+from jsoftmax.core.collectives import to_local_labels
+from jsoftmax.core.dtypes import sum_dtype
+from jsoftmax.core.varying import vary, varying_zero
+from jsoftmax.margins.partition import combine
+from jsoftmax.stats.labels import at_label, at_labels, is_any_label
+from jsoftmax.stats.statistics import names_of_sums, sums_below
+
+
+class ClassBlock(NamedTuple):
+    """Some of this device's classes, beside a block of rows."""
+
+    head: Head
+    classes: Array  # [c], their numbers, counted from the device's first
+    place: Array  # of the labels [n] or [n, K], counted from the block's first
+    inside: Array  # booleans of that shape, whether a label is one of these
+    unmasked: Array  # [n, c], neither a label nor masked, nor in the block before as well
+
+    @classmethod
+    def of(cls, head: Head, labels: Array, start: Any, new: Any, size: int) -> "ClassBlock":
+        """Cut the block from the head; `new` is where its classes begin that the last has not.
+
+        What is the same for all blocks of classes, XLA would compute once, as large as a block, and
+        read from memory each time. So the labels are made to depend on the block.
+        """
+        num_local = head.weight.shape[0]
+        start, new = (jnp.asarray(x, labels.dtype) for x in (start, new))
+        start, new, labels = lax.optimization_barrier((start, new, labels))
+        classes = start + jnp.arange(size, dtype=labels.dtype)
+        per_class = head.weight, head.bias, head.where, head.inverse_norm
+        weight, bias, where, inverse_norm = slice_rows(per_class, start, size)
+        head = head._replace(weight=weight, bias=bias, where=where, inverse_norm=inverse_norm)
+        inside = (labels >= new) & (labels < start + size)
+        unmasked = ~is_any_label(classes, labels)
+        if where is not None:
+            unmasked &= where
+        if num_local % size:
+            unmasked &= classes >= new
+        return cls(head, classes, labels - start, inside, unmasked)
+
+    def logits(self, plan: Plan, products: Array, of_features: Array | None, head: Head):
+        """Return cosines and logits `[n, c]`; bias, softcap and scale are those of `head`."""
+        c = cosines(products, of_features, self.head.inverse_norm)
+        scale = None if plan.margin is None else combine(plan.margin, head.margin).scale
+        z = logits_of(c, scale, head.bias, head.softcap)
+        return c, jnp.where(self.unmasked, z, -jnp.inf)
+
+    def reduce(self, plan: Plan, products, of_features, head: Head, top, top_class):
+        """Return what the block adds to cosines of labels, runner-up and sums, given the top.
+
+        The top and its class are constants. This is what the derivatives are taken of.
+        """
+        c, z = self.logits(plan, products, of_features, head)
+        of_labels = jnp.where(self.inside, at_labels(c, self.place), 0)
+        runner_up = jnp.zeros_like(top)
+        if top_class is not None:
+            place = top_class - self.classes[0]
+            mine = (place >= 0) & (place < len(self.classes))
+            at_top = at_label(jnp.where(self.unmasked, z, 0), place)
+            runner_up = jnp.where(mine, at_top, 0)
+        return of_labels, runner_up, sums_below(top, z, self.unmasked, names_of_sums(plan.fields))
+
+
+def local_shard(plan: Plan, examples: Examples, head: Head) -> tuple[Examples, Head]:
+    """Return what the passes over the classes read: labels counted from this device's first class.
+
+    All get the type that what is computed from them has, before any loop.
+    """
+    dtype = sum_dtype(examples.features, head.weight)
+    zero = varying_zero((examples, head), dtype, plan.class_axis)
+    labels = to_local_labels(examples.labels, head.weight.shape[0], plan.class_axis)
+    read = head._replace(where=None, loss=())
+    features, labels, read = vary((examples.features, labels, read), zero)
+    of_weight = weight_inverse_norm(read.weight, plan.margin)
+    return Examples(features, labels), read._replace(where=head.where, inverse_norm=of_weight)

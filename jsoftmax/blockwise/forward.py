@@ -1,0 +1,94 @@
+"""The forward pass of a block of rows: over all blocks of classes, and over the devices.
+
+    a = x wᵀ,  c = cosines(a),  z = logits_of(c);  merge the statistics of z      (a may be saved)
+
+With the classes sharded, each device goes over its own. Then they exchange the cosines of the
+labels and the statistics, a few numbers per example; what follows from these is the same everywhere.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jsoftmax.blockwise.block_loop import over_blocks
+from jsoftmax.blockwise.class_block import ClassBlock
+from jsoftmax.blockwise.matmul import matmul
+from jsoftmax.blockwise.scores import features_inverse_norm, logits_of, with_margin
+from jsoftmax.blockwise.types import Examples, Forward, Head, Plan
+from jsoftmax.core.collectives import to_global_labels
+from jsoftmax.core.dtypes import sum_dtype
+from jsoftmax.core.numerics import multiply_no_nan
+from jsoftmax.core.varying import vary, varying_zero
+from jsoftmax.margins.partition import combine
+from jsoftmax.stats.labels import at_labels
+from jsoftmax.stats.logit_stats import LogitStats
+from jsoftmax.stats.statistics import all_reduce, merge, no_others, others_of, to_stats
+
+
+def forward(
+    plan: Plan, shard: Examples, head: Head, *, save_products: bool
+) -> tuple[Forward, Array | None]:
+    """Return what the pass over the classes of all devices finds, and the products or None.
+
+    Args:
+      plan: the plan.
+      shard, head: what `local_shard` makes, of a block of rows.
+      save_products: whether to return the products of all blocks `[blocks, n, c]`.
+    """
+    features, labels = shard.features, shard.labels
+    (rows, _), num_local, size = features.shape, head.weight.shape[0], plan.blocks.classes
+    dtype = sum_dtype(features, head.weight)
+    zero = varying_zero(features, dtype)
+    of_features = features_inverse_norm(features, plan.margin)
+
+    # The checkpoint costs nothing here. Where a caller differentiates this loop once more, it keeps
+    # what is inside the blocks from being stored for all of them.
+    @partial(jax.checkpoint, prevent_cse=False)
+    def body(carry, start, new, _):
+        of_labels, others = carry
+        block = ClassBlock.of(head, labels, start, new, size)
+        products = matmul(features, block.head.weight)
+        c, z = block.logits(plan, products, of_features, block.head)
+        of_labels = jnp.where(block.inside, at_labels(c, block.place), of_labels)
+        found = others_of(z, block.unmasked, block.classes, plan.fields)
+        return (of_labels, merge(others, found)), products if save_products else None
+
+    # An out-of-range label is in no block, and its cosine stays NaN.
+    of_labels = jnp.full(labels.shape, jnp.nan, dtype)
+    nothing = no_others((rows,), dtype, labels.dtype, plan.fields)
+    carry = vary((of_labels, nothing), zero)
+    (of_labels, others), products = over_blocks(body, carry, num_local, size)
+    inside = (labels >= 0) & (labels < num_local)
+    unmasked = inside
+    if head.where is not None:
+        unmasked &= head.where.at[labels].get(mode="clip")
+    if others.top_class is not None:
+        others = others._replace(
+            top_class=to_global_labels(others.top_class, num_local, plan.class_axis)
+        )
+    of_labels, unmasked, others = all_reduce(of_labels, inside, unmasked, others, plan.class_axis)
+    return Forward(of_labels, unmasked, others.top, others), products
+
+
+def stats_of(
+    plan: Plan, examples: Examples, head: Head, found: Forward, *, centred: bool
+) -> tuple[LogitStats, Array]:
+    """Return the stats that a forward pass has found the parts of, and their shift."""
+    margin = combine(plan.margin, head.margin, examples.margin)
+    score = with_margin(found.cosines, examples.kept_norm, margin)
+    scale = None if margin is None else margin.scale
+    target = logits_of(score, scale, examples.bias, head.softcap)
+    parts = target, examples.labels, found.unmasked, found.runner_up, found.others
+    return to_stats(*parts, plan.fields, centred=centred)
+
+
+def losses_of(plan: Plan, stats: LogitStats, shift: Array, probs: Array | None, values: Any):
+    """Return the losses `[N]` of the stats of `logits - shift`: expected ones if there are probs."""
+    loss = plan.loss
+    for _ in shift.shape:
+        loss = jax.vmap(loss, (0, 0, None))
+    losses = loss(stats, shift, values)
+    return losses if probs is None else jnp.sum(multiply_no_nan(probs, losses), -1)

@@ -1,0 +1,104 @@
+"""The derivative rules: a scalar's gradients in the pass of its value, else by recomputation."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
+
+from jsoftmax.blockwise.rows import keep, reduce_again, reduce_rows, sum_and_gradients
+from jsoftmax.blockwise.types import Examples, Forward, Head, Plan
+from jsoftmax.core.collectives import psum
+from jsoftmax.stats.logit_stats import LogitStats
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def weighted_sum(
+    plan: Plan, examples: Examples, head: Head
+) -> tuple[Array, tuple[Array, LogitStats]]:
+    """Return the weighted sum of the losses, and (losses, stats) of all rows without derivative."""
+    total, evaluation, _ = sum_and_gradients(plan, None, examples, head)
+    return total, evaluation
+
+
+@partial(weighted_sum.defjvp, symbolic_zeros=True)
+def _weighted_sum_jvp(plan, primals, tangents):
+    # The cotangent of a scalar only scales its gradient, so the gradient can be made with the
+    # value. As a rule for tangents, d sum = <gradient, tangent>, whose transpose is that scaling.
+    wanted = jax.tree.map(lambda t: not isinstance(t, SymbolicZero), tangents)
+    total, evaluation, gradients = _nested(plan, wanted, *primals)
+    moving = keep(wanted, tangents)
+    # Of features, weight and bias each device has its part. The transpose of the sum over devices
+    # sums the gradient of the features, if these are the same on all of them.
+    parts = [(rows.features, head.weight, head.bias) for rows, head in (gradients, moving)]
+    others = [
+        (rows._replace(features=None), head._replace(weight=None, bias=None))
+        for rows, head in (gradients, moving)
+    ]
+    dtype = total.dtype
+    d_total = psum(_inner(*parts, dtype), plan.class_axis) + _inner(*others, dtype)
+    return (total, evaluation), (d_total, jax.tree.map(jnp.zeros_like, evaluation))
+
+
+def _inner(gradients, tangents, dtype):
+    total = jnp.zeros((), dtype)
+    leaves = map(jax.tree.leaves, (gradients, tangents))
+    for g, t in zip(*leaves, strict=True):
+        total += jnp.sum(g * t.astype(g.dtype)).astype(dtype)
+    return total
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _nested(plan, wanted, examples, head):
+    """Return `sum_and_gradients`, such that it can be differentiated once more.
+
+    Linearising a custom_jvp rule inlines its scan and drops the rules of the functions in the
+    body, which would break second derivatives. Nesting another custom_jvp keeps the scan opaque.
+    """
+    return sum_and_gradients(plan, wanted, examples, head)
+
+
+@_nested.defjvp
+def _nested_jvp(plan, wanted, primals, tangents):
+    return jax.jvp(partial(_nested.fun, plan, wanted), primals, tangents)
+
+
+def reduced(plan: Plan, examples: Examples, head: Head) -> Forward:
+    """Return what the forward pass finds of all rows, with its derivatives by recomputation."""
+    found = reduce_rows(plan, *lax.stop_gradient((examples, head)))
+    cosines, runner_up, sums = _with_derivative(plan, examples, head, found)
+    others = found.others._replace(sums=sums)
+    return Forward(cosines, found.unmasked, runner_up, others)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _with_derivative(plan, examples, head, found):
+    """Return cosines, runner-up and sums as found, as functions of the examples and the head."""
+    return found.cosines, found.runner_up, found.others.sums
+
+
+@partial(_with_derivative.defjvp, symbolic_zeros=True)
+def _with_derivative_jvp(plan, primals, tangents):
+    # The derivative is that of `reduce_again`, whose own value nobody reads. That makes four
+    # products: one for the value, one recomputed, and two for the gradients.
+    *moving, found = primals
+    wanted = jax.tree.map(lambda t: not isinstance(t, SymbolicZero), tuple(tangents[:2]))
+    tangent = _tangents(plan, wanted, tuple(moving), found, keep(wanted, tuple(tangents[:2])))
+    return _with_derivative(plan, *primals), tangent
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _tangents(plan: Plan, wanted: Any, primals: Any, found: Forward, tangents: Any):
+    """Return the tangents of cosines, runner-up and sums."""
+    leaves, tree = jax.tree.flatten(primals)
+    yes = jax.tree.leaves(wanted)
+
+    def function(*moving):
+        moving = iter(moving)
+        given = [next(moving) if w else x for w, x in zip(yes, leaves, strict=True)]
+        return reduce_again(plan, *tree.unflatten(given), found)
+
+    moving = tuple(x for w, x in zip(yes, leaves, strict=True) if w)
+    return jax.jvp(function, moving, tuple(jax.tree.leaves(tangents)))[1]

@@ -1,0 +1,59 @@
+"""What the engine carries.
+
+N  rows: the examples              D  features
+C  classes of this device          K  classes that an example lists, if its label is a list
+n, c  rows and classes of a block
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jax import Array
+
+from jsoftmax.blockwise.block_sizes import BlockSizes
+from jsoftmax.core.collectives import MeshAxes
+from jsoftmax.margins.angular import AngularMargin
+from jsoftmax.stats.statistics import Others
+
+
+class Plan(NamedTuple):
+    """What is known before anything is computed; it can be hashed."""
+
+    blocks: BlockSizes
+    margin: AngularMargin | None  # its whole numbers, see margins/partition.py
+    loss: Callable[..., Array] | None  # (LogitStats - shift, shift, *values) of one example
+    fields: tuple[str, ...]  # the optional fields of LogitStats that are computed
+    class_axis: MeshAxes  # the mesh axes over which the classes are sharded
+
+
+class Examples(NamedTuple):
+    """What has a row per example."""
+
+    features: Array | None  # [N, D]
+    labels: Array  # integers [N], or [N, K]
+    probs: Array | None = None  # [N, K]
+    weights: Array | None = None  # [N], factors on the losses
+    kept_norm: Array | None = None  # [N], see scores.kept_norm
+    bias: Array | None = None  # of the labels, in their shape
+    margin: AngularMargin | None = None  # its parameters per class, at the labels [N]
+
+
+class Head(NamedTuple):
+    """What all rows share; of a block, its classes."""
+
+    weight: Array  # [C, D]
+    bias: Array | None = None  # [C]
+    where: Array | None = None  # booleans [C]
+    softcap: Array | None = None
+    inverse_norm: Array | None = None  # [C], of the weight
+    margin: AngularMargin | None = None  # its scalars
+    loss: tuple[Any, ...] = ()  # the values that the loss closes over
+
+
+class Forward(NamedTuple):
+    """What the passes over the classes of all devices find, per row."""
+
+    cosines: Array  # of the labels, in their shape: before margin, scale and bias
+    unmasked: Array  # booleans of that shape, whether `where` keeps the labels
+    runner_up: Array  # [N], the top of the others, with a derivative
+    others: Others  # [N]

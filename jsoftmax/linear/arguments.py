@@ -1,0 +1,160 @@
+"""The arguments of the linear functions: checked, flattened, weighed, and made into a plan.
+
+What a user gave becomes `Examples`, with the leading axes as one, and a `Head`; see
+blockwise/types.py. What an example of weight 0 holds, be it NaN, must not reach a gradient: it is
+neutralised here.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jsoftmax.blockwise.block_sizes import block_sizes
+from jsoftmax.blockwise.scores import kept_norm
+from jsoftmax.blockwise.types import Examples, Head, Plan
+from jsoftmax.checks import check_values
+from jsoftmax.core.arguments import (
+    as_logits,
+    check_at_least,
+    check_shape,
+    integer_labels,
+    normalize_axis,
+)
+from jsoftmax.core.collectives import check_bound_axis, gather_per_class, num_global
+from jsoftmax.core.dtypes import cast_like, sum_dtype
+from jsoftmax.core.masking import class_mask
+from jsoftmax.margins.angular import AngularMargin
+from jsoftmax.margins.partition import partition
+from jsoftmax.stats.labels import SparseLabels, check_sparse_labels
+
+
+def checked_head(features, weight, *, bias, softcap, margin, where=None) -> tuple[Array, Head]:
+    """Check what all linear functions have in common; bias and softcap become float32 or wider."""
+    features, weight = as_logits(features, "features"), as_logits(weight, "weight")
+    normalize_axis("features", features, -1)
+    check_shape("weight", weight, weight.shape[:1] + features.shape[-1:], "classes by features")
+    classes = weight.shape[:1]
+    if not weight.shape[0]:
+        raise AssertionError(f"`weight`: expected at least one class, got {weight.shape}.")
+    wide = jnp.zeros((), sum_dtype(features, weight))
+    if bias is not None:
+        bias = cast_like(bias, wide)
+        check_shape("bias", bias, classes, "a number for every class")
+    if softcap is not None:
+        check_at_least("softcap", softcap, 0, strict=True)
+        softcap = cast_like(softcap, wide)
+    if where is not None:
+        where = class_mask(where, classes)
+        check_shape("where", where, classes, "a boolean for every class")
+    check_margin(margin, weight.shape[0])
+    return features, Head(weight, bias, where, softcap, margin=margin)
+
+
+def check_margin(margin: AngularMargin | None, classes: int) -> None:
+    """Check the shapes of a margin's parameters: scalars, but for the scale also one per class."""
+    if margin is None:
+        return
+    for name in ("m1", "m2", "m3", "anneal"):
+        if jnp.ndim(getattr(margin, name)):
+            number = jnp.asarray(getattr(margin, name))
+            check_shape(f"margin.{name}", number, (classes,), "a number for every class")
+    check_shape("margin.scale", jnp.asarray(margin.scale), (), "one number for all classes")
+
+
+def checked_examples(
+    features: Array, labels, head: Head, *, class_axis, ignore_index=None
+) -> tuple[Examples, Array | bool]:
+    """Check the labels, make the examples one axis, and return which of them are ignored.
+
+    An ignored example gets label 0 and features 0.
+    """
+    check_bound_axis("class_axis", class_axis)
+    shape = features.shape[:-1]
+    features = features.reshape(-1, features.shape[-1])
+    probs, ignored = None, False
+    if isinstance(labels, SparseLabels):
+        labels, probs = check_sparse_labels(labels, shape)
+        for name, option in (("margin", head.margin), ("ignore_index", ignore_index)):
+            if option is not None:
+                raise ValueError(f"`{name}`: expected integer labels with it, got SparseLabels.")
+        labels, probs = (x.reshape(-1, x.shape[-1]) for x in (labels, probs))
+    else:
+        labels = integer_labels(
+            labels, "integers or SparseLabels", "cross_entropy on linear_logits"
+        )
+        check_shape("labels", labels, shape, "an integer class for every example")
+        labels = labels.reshape(-1)
+        if ignore_index is not None:
+            ignored = labels == ignore_index
+            labels = jnp.where(ignored, 0, labels)
+            features = jnp.where(ignored[:, None], 0, features)
+    check_values(None, labels, num_global(head.weight.shape[0], class_axis))
+    return Examples(features, labels, probs), ignored
+
+
+def weigh(
+    examples: Examples, head: Head, ignored, shape, *, sample_weight, class_weight, class_axis
+) -> Examples:
+    """Return the examples with the factors on their losses; class weights may go into the probs.
+
+    As in `weighted_mean`, an example of weight 0 is left out even if it would be NaN.
+    """
+    features, labels, probs, *_ = examples
+    dtype = sum_dtype(features, head.weight)
+    weights = jnp.ones(features.shape[:1], dtype)
+    if sample_weight is None and class_weight is None:
+        return examples._replace(weights=jnp.where(ignored, 0, weights))
+    num_local = head.weight.shape[0]
+    if sample_weight is not None:
+        sample_weight = jnp.asarray(sample_weight)
+        check_shape("sample_weight", sample_weight, shape, "a weight for every example")
+        weights = sample_weight.reshape(-1).astype(dtype)
+    if class_weight is not None:
+        class_weight = jnp.asarray(class_weight)
+        check_shape("class_weight", class_weight, (num_local,), "a weight for every class")
+        of_labels = gather_per_class(class_weight, labels, class_axis).astype(dtype)
+        if probs is None:
+            weights = weights * of_labels
+        else:
+            probs = probs.astype(dtype) * of_labels
+    weights = jnp.where(ignored, 0, weights)
+    bad = (labels < 0) | (labels >= num_global(num_local, class_axis))
+    bad = jnp.any(bad, range(1, labels.ndim)) & (weights == 0)
+    labels = jnp.where(bad.reshape(-1, *[1] * (labels.ndim - 1)), 0, labels)
+    bad |= (weights == 0) & ~jnp.all(jnp.isfinite(features), -1)
+    features = jnp.where(bad[:, None], 0, features)
+    return Examples(features, labels, probs, weights)
+
+
+def make_plan(
+    examples: Examples,
+    head: Head,
+    *,
+    loss: Callable[..., Array] | None,
+    fields: tuple[str, ...],
+    class_axis,
+    row_block: int | None,
+    class_block: int | None,
+) -> tuple[Plan, Examples, Head]:
+    """Return the plan, examples with what their labels' classes have, and the head without that."""
+    features, labels, *_ = examples
+    (rows, width), num_local = features.shape, head.weight.shape[0]
+    of_label = kept_norm(features, head.weight, labels, head.margin, class_axis)
+    whole, scalars, per_class = partition(head.margin)
+
+    def at_labels(values):
+        return gather_per_class(values, labels, class_axis)
+
+    examples = examples._replace(
+        kept_norm=of_label,
+        bias=None if head.bias is None else at_labels(head.bias),
+        margin=jax.tree.map(at_labels, per_class),
+    )
+    is_16_bit = max(features.dtype.itemsize, head.weight.dtype.itemsize) == 2
+    sharded = class_axis is not None
+    blocks = block_sizes(
+        rows, num_local, width, row_block, class_block, is_16_bit=is_16_bit, sharded=sharded
+    )
+    return Plan(blocks, whole, loss, fields, class_axis), examples, head._replace(margin=scalars)

@@ -1,0 +1,78 @@
+"""A loss of `LogitStats` as the engine takes it: traced, with what it closes over as arguments."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jsoftmax.core.collectives import MeshAxes, psum
+from jsoftmax.core.varying import varying_zero
+from jsoftmax.losses.protocol import fields_read, on_centred
+from jsoftmax.stats.logit_stats import LogitStats
+from jsoftmax.stats.statistics import OPTIONAL
+
+
+@dataclasses.dataclass(frozen=True)
+class TracedLoss:
+    """A function of (stats - shift, shift, values closed over) of one example.
+
+    Two are equal if their code and what was traced of it are: then a program that was compiled for
+    one serves the other, too, whatever the values.
+    """
+
+    key: Any
+    function: Callable[..., Array] = dataclasses.field(compare=False)
+
+    def __call__(self, stats: LogitStats, shift: Array, values: tuple[Array, ...]) -> Array:
+        """Return the loss of one example."""
+        return self.function(stats, shift, values)
+
+
+def trace_loss(
+    loss: Callable[..., Array], given: Any, dtype: jnp.dtype, class_axis: MeshAxes
+) -> tuple[TracedLoss, tuple[Array, ...], tuple[str, ...]]:
+    """Return a loss traced, the values it closes over, and which optional fields it reads.
+
+    `given` are the arrays that the stats will be computed from, and so have the type of.
+    """
+    centred = on_centred(loss)
+
+    def example(values):
+        zero = psum(varying_zero((given, values), dtype, class_axis), class_axis)
+        return LogitStats(zero, zero, zero, zero), zero
+
+    def trace(values):
+        stats, shift = example(values)
+        fields = fields_read(centred, stats, shift)
+        stats = without_unread(stats, fields)
+        out, tree = jax.tree.flatten(jax.eval_shape(centred, stats, shift))
+        if [x.shape for x in out] != [()]:
+            raise AssertionError(
+                "`loss`: expected a function of one example's LogitStats that returns one number, "
+                f"got {tree.unflatten(x.shape for x in out)}. Factors per example belong in "
+                "`sample_weight`."
+            )
+        return fields, jax.make_jaxpr(centred)(stats, shift)
+
+    def without_unread(stats, fields):
+        return stats._replace(**{name: None for name in OPTIONAL if name not in fields})
+
+    # The first trace finds the values that the loss closes over. Where these differ between the
+    # devices of a mesh, so will its result: the second trace has the types of that.
+    fields, traced = trace(())
+    if traced.consts:
+        fields, traced = trace(tuple(traced.consts))
+    text = re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr))
+    function = loss.func if isinstance(loss, partial) else loss
+    key = getattr(function, "__code__", function), text
+
+    def run(stats, shift, values):
+        leaves = jax.tree.leaves((without_unread(stats, fields), shift))
+        return jax.core.eval_jaxpr(traced.jaxpr, values, *leaves)[0]
+
+    return TracedLoss(key, run), tuple(map(jnp.asarray, traced.consts)), fields

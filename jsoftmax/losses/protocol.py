@@ -1,0 +1,81 @@
+r"""What the engine asks of a loss of `LogitStats`: may its logits be shifted, what does it read.
+
+Logits with a common offset of 1e6 have a resolution of 0.06 in float32; their statistics relative
+to the largest logit have all digits. A loss says that it may be given those by its attribute
+`on_centred`, a function of (stats of `logits - shift`, shift, and the loss's further arguments).
+`shift_invariant` makes it for a loss that does not depend on the shift. A loss without the
+attribute gets the stats of the logits themselves.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+from jax import Array
+
+from jsoftmax.stats.logit_stats import LogitStats, absolute
+from jsoftmax.stats.statistics import OPTIONAL
+
+Loss = TypeVar("Loss", bound=Callable[..., Any])
+
+
+def shift_invariant(loss: Loss) -> Loss:
+    r"""Declare that a loss of `LogitStats` depends on differences of logits only.
+
+    $$\ell(\mathrm{stats}(z + c)) = \ell(\mathrm{stats}(z))$$
+
+    Such a loss is given the statistics relative to the largest logit, and so keeps its digits for
+    logits with a large common offset. All single-label losses of the library are declared so,
+    but for the z-loss of `nll`.
+
+    Args:
+      loss: a function of `LogitStats`, such as one that is made of `stats.log_odds`.
+
+    Returns:
+      The same function, with an attribute `on_centred`. What you wrap it in loses that: decorate a
+      `lambda` around it as well. A `functools.partial` of it keeps it.
+
+    Source: the softmax does not change with a common offset of the logits.
+
+    Example:
+      >>> @js.shift_invariant
+      ... def hinge(stats):
+      ...     return jax.nn.relu(1 - stats.log_odds)
+      >>> x, w, y = jnp.ones((1, 1)), jnp.array([[0.5], [0.0]]), jnp.array([0])
+      >>> js.linear_loss(x, w, y, hinge, bias=jnp.full(2, 2.0**20))
+      Array(0.5, dtype=float32)
+    """
+
+    def on_centred(stats, shift, *args, **options):
+        return loss(stats, *args, **options)
+
+    loss.on_centred = on_centred
+    return loss
+
+
+def on_centred(loss: Callable[..., Array]) -> Callable[..., Array]:
+    """Return a loss of stats as a function of the stats of `logits - shift`, and the shift."""
+    function, args, options = loss, (), {}
+    if isinstance(loss, functools.partial):
+        function, args, options = loss.func, loss.args, loss.keywords
+    if hasattr(function, "on_centred") and not args:
+        return functools.partial(function.on_centred, **options)
+    return lambda stats, shift, *more: loss(absolute(stats, shift), *more)
+
+
+def fields_read(loss: Callable[..., Array], stats: LogitStats, *more: Any) -> tuple[str, ...]:
+    """Return which of the `OPTIONAL` fields a loss reads: those without which it fails.
+
+    A field that is not computed is None, with which nothing can be computed.
+    """
+
+    def needs(*names):
+        without = stats._replace(**dict.fromkeys(names))
+        try:
+            jax.eval_shape(loss, without, *more)
+        except Exception:  # of whatever kind: an error that is not ours comes back with all fields
+            return True
+        return False
+
+    return tuple(filter(needs, OPTIONAL)) if needs(*OPTIONAL) else ()

@@ -1,0 +1,155 @@
+"""`LogitStats` of logits that are in memory: all classes in one block.
+
+The same statistics as by blocks, in one reduction with a derivative rule of its own, so that the
+logits, which are there anyway, are the only array of their size that the backward pass needs.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jsoftmax.checks import check_values
+from jsoftmax.core.arguments import as_logits, integer_labels, normalize_axis
+from jsoftmax.core.dtypes import to_compute_dtype
+from jsoftmax.core.masking import class_mask, mask_classes
+from jsoftmax.core.numerics import neg_inf_to_zero
+from jsoftmax.stats.labels import at_label, at_labels, check_labels, is_any_label, is_label
+from jsoftmax.stats.logit_stats import LogitStats
+from jsoftmax.stats.statistics import (
+    OPTIONAL,
+    names_of_sums,
+    others_of,
+    sums_below,
+    to_stats,
+)
+
+
+def logit_stats(
+    logits: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None
+) -> LogitStats:
+    r"""Reduce logits to the `LogitStats` of their true classes.
+
+    $$(z, y) \mapsto \Bigl(z_y,\; \log\sum_{j \ne y} e^{z_j},\; \max_{j \ne y} z_j,\;
+    \frac1C \sum_j z_j\Bigr)$$
+
+    Args:
+      logits: `[..., classes]`, any real dtype.
+      labels: integers `[...]`. One outside [0, classes) makes `target` NaN, and so every loss and
+        gradient of its example; it never names another class.
+      where: booleans that broadcast against `logits`; False switches a class off.
+
+    Returns:
+      `LogitStats` of arrays `[...]`.
+
+    Source: the formulas of `LogitStats`.
+
+    Example:
+      >>> js.logit_stats(jnp.array([[2.0, 1.0, 0.0]]), jnp.array([0])).others
+      Array([1.3133], dtype=float32)
+    """
+    logits = as_logits(logits)
+    labels = integer_labels(labels)
+    normalize_axis("logits", logits, -1)
+    check_labels(logits, labels)
+    check_values(logits, labels, logits.shape[-1])
+    if where is not None:
+        where = jnp.broadcast_to(class_mask(where, logits.shape), logits.shape)
+    return _stats(logits, labels, where, OPTIONAL, centred=False)[0]
+
+
+def centred_stats(logits: Array, labels: Array, where: Array | None) -> tuple[LogitStats, Array]:
+    """Return the stats of `logits - shift`, and the shift, which has no gradient.
+
+    With logits around 1e6 a float32 `others` has only 0.06 of resolution left. Most losses do not
+    depend on the shift, so they use this form. Labels are integers `[...]`, or lists `[..., K]`,
+    of which each class in its turn is the true one; `where` has the shape of the logits.
+    """
+    return _stats(logits, labels, where, ("mean",), centred=True)
+
+
+def class_stats(logits: Array, where: Array | None) -> LogitStats:
+    """Return the centred stats of every class as if it were the label: fields `[..., classes]`.
+
+    For the largest logit they come from `centred_stats`. Any other class has p <= 1/2, so that its
+    `others` is `logsumexp + log1p(-p)` without loss.
+    """
+    z = mask_classes(to_compute_dtype(logits), where)
+    first = jnp.argmax(z, -1)
+    stats, shift = centred_stats(z, first, where)
+    top = jax.tree.map(lambda field: field[..., None], stats)
+    is_top = is_label(z, first)
+    d = jnp.where(z == -jnp.inf, -jnp.inf, z - shift[..., None])
+    total = top.logsumexp
+    p = jnp.where(is_top, 0, jnp.exp(d - neg_inf_to_zero(total)))
+    return LogitStats(
+        target=d,
+        others=jnp.where(is_top, top.others, total + jnp.log1p(-p)),
+        runner_up=jnp.where(is_top, top.runner_up, top.target),
+        mean=jnp.broadcast_to(top.mean, d.shape),
+    )
+
+
+def _stats(logits, labels, where, fields, *, centred):
+    """Return the stats in the shape of the labels, and their shift."""
+    shape, classes = labels.shape, logits.shape[-1]
+    if labels.ndim == logits.ndim:  # lists are gathered and scattered as [N, K]
+        labels, logits = labels.reshape(-1, shape[-1]), logits.reshape(-1, classes)
+        where = None if where is None else where.reshape(-1, classes)
+    target, runner_up, others = _reduce(fields, logits, labels, where)
+    unmasked = jnp.ones(labels.shape, bool)
+    if where is not None:
+        index = labels if labels.ndim == logits.ndim else labels[..., None]
+        index = jnp.clip(index, 0, classes - 1)
+        unmasked = jnp.take_along_axis(where, index, -1).reshape(labels.shape)
+    made = to_stats(target, labels, unmasked, runner_up, others, fields, centred=centred)
+    return jax.tree.map(lambda x: x.reshape(shape), made)
+
+
+def _reduce(fields, logits, labels, where):
+    """Return the logits of the labels, the runner-up, and the statistics of the others."""
+    z, unmasked, classes = _others(lax.stop_gradient(logits), labels, where)
+    others = others_of(z, unmasked, classes, fields)
+    target, runner_up, sums = _with_derivative(fields, logits, labels, where, others)
+    return target, runner_up, others._replace(sums=sums)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _with_derivative(fields, logits, labels, where, others):
+    """Return the logits of the labels, the runner-up and the sums, as functions of the logits."""
+    return at_labels(logits, labels), others.top, others.sums
+
+
+@_with_derivative.defjvp
+def _with_derivative_jvp(fields, primals, tangents):
+    out = _with_derivative(fields, *primals)
+    target, runner_up, sums = _reduce_tangent(fields, *primals, tangents[0])
+    # A label at -inf has no gradient.
+    return out, (jnp.where(out[0] == -jnp.inf, 0, target), runner_up, sums)
+
+
+@partial(jax.checkpoint, static_argnums=(0,))
+def _reduce_tangent(fields, logits, labels, where, others, d_logits):
+    """Return the tangents of the sums relative to their top, which is a constant."""
+
+    def reduce(logits):
+        z, unmasked, _ = _others(logits, labels, where)
+        runner_up = jnp.zeros_like(others.top)
+        if others.top_class is not None:
+            runner_up = at_label(z, others.top_class)
+        sums = sums_below(others.top, z, unmasked, names_of_sums(fields))
+        return at_labels(logits, labels), runner_up, sums
+
+    return jax.jvp(reduce, (logits,), (d_logits,))[1]
+
+
+def _others(logits, labels, where):
+    """Return the logits in the dtype of their computation, -inf at labels and masked classes."""
+    classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)
+    lists = labels.ndim == logits.ndim
+    unmasked = ~(is_any_label(classes, labels) if lists else is_label(logits, labels))
+    if where is not None:
+        unmasked &= where
+    return jnp.where(unmasked, to_compute_dtype(logits), -jnp.inf), unmasked, classes

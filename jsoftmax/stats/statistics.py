@@ -1,0 +1,227 @@
+r"""The statistics of the other classes: sums over j != y of an elementwise function of the logit.
+
+    top = max_j z_j        d_j = z_j - top        S = sum_j f(z_j, d_j)
+
+    sum      f        when the top rises by r
+    exp      exp(d)   exp(-r) S
+    linear   d        S - r count
+    count    1        S
+
+Sums of disjoint sets of classes merge: over blocks, over devices, with the classes that an example
+lists. A field of `LogitStats` is made of them: others = top + log exp, mean = top + linear / count.
+The top is found on the way. It is a constant to differentiation, because what is made of the sums
+does not depend on it; where a loss reads `runner_up`, which is the top, the class that attains it
+is found, too, and gets the gradient.
+
+To add a statistic, add its sums to `SUMS`, each with its term and what becomes of it when the top
+rises, and its field to `LogitStats` and to `FIELDS`, with the sums that it is made of. Everything
+else follows: the passes over blocks and devices, derivatives (of the terms, by autodiff), and that
+nothing is computed for a loss that does not read the field.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jsoftmax.core.collectives import NO_CLASS, MeshAxes, packed_psum
+from jsoftmax.core.numerics import exp_nonpositive, neg_inf_to_zero
+from jsoftmax.stats.labels import first_of_equals
+from jsoftmax.stats.logit_stats import LogitStats
+
+Sums = dict[str, Array]
+
+
+class Sum(NamedTuple):
+    """A sum over classes of an elementwise function of the logit."""
+
+    term: Callable[[Array, Array, Array], Array]  # (z, d, unmasked), 0 where masked: z, d = -inf
+    rebase: Callable[[Sums, Array], Array]  # (sums, rise of the top)
+
+
+class Field(NamedTuple):
+    """A field of `LogitStats` made of sums over the other classes, and the target's part in it."""
+
+    sums: tuple[str, ...]
+    value: Callable[[Sums, Array, Array, Array], Array]  # (sums, top, target, target is unmasked)
+
+
+SUMS = {
+    "exp": Sum(
+        lambda z, d, unmasked: exp_nonpositive(d),
+        lambda sums, rise: sums["exp"] * jnp.exp(-rise),
+    ),
+    "linear": Sum(
+        # A logit of -inf counts, and has no gradient.
+        lambda z, d, unmasked: jnp.where(unmasked, jnp.where(d == -jnp.inf, -jnp.inf, d), 0),
+        lambda sums, rise: sums["linear"] - rise * sums["count"],
+    ),
+    "count": Sum(
+        lambda z, d, unmasked: unmasked.astype(d.dtype),
+        lambda sums, rise: sums["count"],
+    ),
+}
+
+
+def _others(sums, top, target, unmasked):
+    return top + _log(sums["exp"])
+
+
+def _mean(sums, top, target, unmasked):
+    total = sums["linear"] + sums["count"] * top + jnp.where(unmasked, target, 0)
+    return total / jnp.maximum(sums["count"] + unmasked.astype(top.dtype), 1)
+
+
+FIELDS = {
+    "others": Field(("exp",), _others),
+    "mean": Field(("linear", "count"), _mean),
+}
+# What is computed only where a loss reads it; `runner_up` always has its value, but then no class.
+OPTIONAL = ("runner_up", "mean")
+
+
+class Others(NamedTuple):
+    """Statistics of classes that an example does not list as labels: arrays `[...]`."""
+
+    top: Array  # the largest logit, -inf without classes
+    top_class: Array | None  # the first class that attains it, if a loss reads `runner_up`
+    sums: Sums  # relative to the top
+
+
+def names_of_sums(fields: tuple[str, ...]) -> list[str]:
+    """Return which sums the optional fields, and `others`, are made of."""
+    wanted = {
+        name for field in ("others", *fields) if field in FIELDS for name in FIELDS[field].sums
+    }
+    return [name for name in SUMS if name in wanted]
+
+
+def no_others(shape: tuple[int, ...], dtype: jnp.dtype, index: jnp.dtype, fields) -> Others:
+    """Return the statistics of no class."""
+    top_class = jnp.full(shape, NO_CLASS, index) if "runner_up" in fields else None
+    sums = {name: jnp.zeros(shape, dtype) for name in names_of_sums(fields)}
+    return Others(jnp.full(shape, -jnp.inf, dtype), top_class, sums)
+
+
+def others_of(z: Array, unmasked: Array, classes: Array, fields: tuple[str, ...]) -> Others:
+    """Return the statistics of logits `[..., c]`, which are -inf where they are masked.
+
+    Args:
+      z: logits without those of the labels, which count as masked.
+      unmasked: booleans of that shape.
+      classes: integers `[c]`, which classes these are.
+      fields: which of the `OPTIONAL` ones are wanted.
+    """
+    top = lax.stop_gradient(jnp.max(z, -1, initial=-jnp.inf))
+    top_class = classes[jnp.argmax(z, -1)] if "runner_up" in fields else None
+    return Others(top, top_class, sums_below(top, z, unmasked, names_of_sums(fields)))
+
+
+def sums_below(top: Array, z: Array, unmasked: Array, names) -> Sums:
+    """Return sums of logits relative to a given top: what the derivatives are taken of."""
+    d = z - neg_inf_to_zero(top)[..., None]
+    return {name: jnp.sum(SUMS[name].term(z, d, unmasked), -1) for name in names}
+
+
+def merge(a: Others, b: Others) -> Others:
+    """Return the statistics of two disjoint sets of classes."""
+    top = jnp.maximum(a.top, b.top)
+    sums = jax.tree.map(jnp.add, _at(top, a), _at(top, b))
+    top_class = None if a.top_class is None else jnp.where(b.top > a.top, b.top_class, a.top_class)
+    return Others(top, top_class, sums)
+
+
+def _at(top, part):
+    """Return the sums of a part relative to a higher top; an empty part has sums of 0 anyway."""
+    rise = jnp.where(part.top == -jnp.inf, 0, neg_inf_to_zero(top) - part.top)
+    return {name: SUMS[name].rebase(part.sums, rise) for name in part.sums}
+
+
+def all_reduce(
+    at_labels: Array, inside: Array, unmasked: Array, others: Others, axes: MeshAxes
+) -> tuple[Array, Array, Others]:
+    """Return what was found at the labels, whether they are unmasked, and the others, of all devices.
+
+    Args:
+      at_labels: `[N]` or `[N, K]`, any number per label.
+      inside: booleans of that shape, whether the label is a class of this device.
+      unmasked: booleans of that shape, whether `where` keeps it, too.
+      others: `[N]`, of this device's classes.
+      axes: the mesh axes over which the classes are sharded.
+
+    An out-of-range label is on no device: it counts as unmasked, and what is at it is NaN.
+    """
+    if axes is None:
+        return at_labels, unmasked | ~inside, others
+    top = lax.pmax(lax.stop_gradient(others.top), axes)
+    top_class = others.top_class
+    if top_class is not None:
+        mine = (others.top == top) & (top > -jnp.inf)
+        top_class = lax.pmin(jnp.where(mine, top_class, NO_CLASS), axes)
+    parts = jnp.where(inside, at_labels, 0), inside, unmasked, _at(top, others)
+    at_labels, found, unmasked, sums = packed_psum(parts, axes)
+    at_labels = jnp.where(found > 0, at_labels, jnp.nan)
+    return at_labels, (unmasked > 0) | (found == 0), Others(top, top_class, sums)
+
+
+def to_stats(
+    target: Array,
+    labels: Array,
+    unmasked: Array,
+    runner_up: Array,
+    others: Others,
+    fields: tuple[str, ...],
+    *,
+    centred: bool,
+) -> tuple[LogitStats, Array]:
+    """Return the stats of logits minus a shift, and the shift, which has no gradient.
+
+    Of lists of labels each class in its turn is the true one, and the stats have their shape.
+
+    Args:
+      target: `[...]` or `[..., K]`, the logits of the labels, with margin and all.
+      labels: integers of that shape; a class may be listed twice.
+      unmasked: booleans of that shape, whether `where` keeps the class.
+      runner_up: `[...]`, the top of the others, with its gradient if it is read.
+      others: `[...]`, of all classes that are no label.
+      fields: the optional ones that are wanted; `mean` is None without.
+      centred: whether to shift by the largest logit. Else the shift is 0.
+    """
+    target = jnp.where(unmasked, target, -jnp.inf)
+    if labels.ndim > others.top.ndim:
+        runner_up, others = _with_listed(target, labels, unmasked, runner_up, others, fields)
+    shift = jnp.zeros_like(target)
+    if centred:
+        shift = lax.stop_gradient(neg_inf_to_zero(jnp.maximum(target, others.top)))
+    top = neg_inf_to_zero(others.top) - shift
+    target = jnp.where(target == -jnp.inf, -jnp.inf, target - shift)
+    made = {
+        name: field.value(others.sums, top, target, unmasked)
+        for name, field in FIELDS.items()
+        if name == "others" or name in fields
+    }
+    return LogitStats(
+        **{"target": target, "runner_up": runner_up - shift, "mean": None} | made
+    ), shift
+
+
+def _with_listed(target, labels, unmasked, runner_up, others, fields):
+    """Add to the others of each listed class `[..., K]` all different classes of its list."""
+    apart = first_of_equals(labels)[..., None, :] & (labels[..., None, :] != labels[..., None])
+    apart &= unmasked[..., None, :]
+    z = jnp.where(apart, target[..., None, :], -jnp.inf)
+    largest = jnp.max(z, -1, initial=-jnp.inf)  # its gradient is shared evenly among ties
+    sums = sums_below(lax.stop_gradient(largest), z, apart, list(others.sums))
+    listed = Others(lax.stop_gradient(largest), None, sums)
+    unlisted = Others(
+        others.top[..., None], None, {k: x[..., None] for k, x in others.sums.items()}
+    )
+    return jnp.maximum(runner_up[..., None], largest), merge(unlisted, listed)
+
+
+def _log(total):
+    """Return the logarithm, -inf with gradient 0 at 0."""
+    empty = total == 0
+    return jnp.where(empty, -jnp.inf, jnp.log(jnp.where(empty, 1, total)))
