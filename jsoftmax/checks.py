@@ -1,7 +1,7 @@
 """Checks of values at run time, for debugging: `checked`.
 
-Values are not known while JAX traces: a label out of range makes its own example NaN, and `checked`
-turns that, and two other silent mistakes, into an error.
+Values are not known while JAX traces, so an out-of-range label makes the loss of its example NaN.
+`checked` turns that, and two other silent mistakes, into an error.
 """
 
 import functools
@@ -16,19 +16,19 @@ from jax.typing import ArrayLike
 from jsoftmax.core.arguments import as_logits, is_distribution
 from jsoftmax.core.dtypes import to_compute_dtype
 
-# Part of the key of every jit cache, so that a function compiled without the value checks is traced
-# again inside `checked`, and the other way round.
+# Part of the key of every jit cache, so that a function compiled without the value checks is
+# retraced inside `checked`, and vice versa.
 _value_checks = jax.make_user_context(False)
 
 
 def looks_like_probabilities(logits: ArrayLike) -> Array:
-    """Say whether every row of `logits` is non-negative and sums to one: softmax applied already.
+    """Whether every row of `logits` is non-negative and sums to one: softmax was already applied.
 
-    Feeding probabilities to a cross-entropy, which applies softmax itself, trains slowly and
-    without an error: the loss can not fall below `log(1 + (C - 1) / e)` for C classes.
+    A cross-entropy applies softmax itself. Given probabilities it trains slowly and raises no
+    error: the loss cannot fall below `log(1 + (C - 1) / e)` for C classes.
 
     Args:
-      logits: `[..., classes]`, any real dtype. Sums within 1% of one count.
+      logits: `[..., classes]`, any real dtype. A sum within 1% of one counts as one.
 
     Returns:
       A boolean scalar; False for an empty array.
@@ -49,21 +49,22 @@ def looks_like_probabilities(logits: ArrayLike) -> Array:
 
 
 def checked(function: Callable) -> Callable:
-    """Return `function` with value checks: it raises instead of giving NaN or a quiet mistake.
+    """Return `function` with value checks: it raises an error where it would silently go wrong.
 
-    Raised are: a NaN made anywhere inside; a label outside [0, classes) that is not the
-    `ignore_index`; logits that are already probabilities (`looks_like_probabilities`). All of the
-    library's losses inside `function` take part, also under `jit`, `grad`, `vmap` and `scan`, which
-    are traced anew for it. Only of a `scan` that is differentiated does JAX drop the checks on
-    labels and logits; NaN is still found there. A gradient through `shard_map` JAX can not check:
-    check the loss over a mesh, or the gradient of `linear_loss` on one device.
+    An error is raised for a NaN made anywhere inside; a label outside [0, classes) that is not the
+    `ignore_index`; and logits that are already probabilities (`looks_like_probabilities`). All of
+    the library's losses inside `function` are checked, also under `jit`, `grad`, `vmap` and `scan`,
+    which are retraced for it. In a `scan` that is differentiated JAX drops the checks on labels and
+    logits, but still finds NaN. JAX cannot check a gradient through `shard_map`: check the loss
+    over a mesh, or the gradient of `linear_loss` on one device.
 
     Args:
-      function: any function that calls the library: a loss, or a whole training step. Wrap it as
-        `checked(jax.jit(step))`; `checked` itself can not be jitted, because it must raise.
+      function: any function that calls the library: a loss, or a whole training step. Write
+        `checked(jax.jit(step))`: `checked` itself cannot be jitted, because it must raise.
 
     Returns:
-      A function of the same arguments. Its checks cost time and wait for the device: for debugging.
+      A function of the same arguments. Its checks take time and wait for the device, so use it for
+      debugging only.
 
     Source: built on `jax.experimental.checkify`.
 
@@ -85,14 +86,14 @@ def checked(function: Callable) -> Callable:
     def wrapper(*args, **kwargs):
         with _value_checks(True):
             error, result = function_checked(*args, **kwargs)
-        jax.device_get(error).throw()  # it may lie on a mesh
+        jax.device_get(error).throw()  # it may be sharded over a mesh
         return result
 
     return wrapper
 
 
 def check_values(logits: Array | None, labels: Array, classes: int) -> None:
-    """Inside `checked`: raise on labels that name no class and on logits that are probabilities."""
+    """Inside `checked`, raise on out-of-range labels and on logits that are probabilities."""
     if not _value_checks.value:
         return
     if not is_distribution(labels):

@@ -1,4 +1,4 @@
-"""The command line of the benchmark, and the shapes that it knows by name."""
+"""The command line of the benchmark, and its presets."""
 
 import argparse
 import tempfile
@@ -17,7 +17,7 @@ PRESETS = {
 
 
 def options(arguments: list[str] | None, description: str) -> tuple[argparse.Namespace, Problem]:
-    """Read the command line into what to do and the problem; complain before anything is run."""
+    """Parse the command line into options and the problem; report errors before anything runs."""
     parser = argparse.ArgumentParser(prog="python -m jsoftmax.bench", description=description)
     names = [contestant.name for contestant in CONTESTANTS]
     number = partial(parser.add_argument, type=int, metavar="N")

@@ -1,7 +1,7 @@
-"""The ways to get the loss of a linear head, and its gradients, that the benchmark compares.
+"""The implementations of a linear head's loss and gradients that the benchmark compares.
 
-Those that call a library make a function `(features, weight, labels) -> mean loss`, as the
-library's users would write it. Torch's are in torch_contestants.py.
+Each function that calls a library returns a function `(features, weight, labels) -> mean loss`,
+written as the library's users would write it. Those of torch are in torch_contestants.py.
 """
 
 import sys
@@ -22,10 +22,10 @@ from jsoftmax.bench.problem import Data, Problem
 
 
 class Contestant(NamedTuple):
-    """A way to solve a problem: `prepare` makes it ready for data.
+    """One implementation; `prepare` makes it ready to run on given data.
 
     Its step returns the loss, or (loss, (gradient of the features, gradient of the weight)).
-    `packages` is what must be installed, in which case it is also what to import.
+    `packages` are the packages that it needs, by the names under which they are installed.
     """
 
     name: str
@@ -39,10 +39,10 @@ class Contestant(NamedTuple):
 
 
 def matrix_products(problem: Problem, data: Data) -> Runner:
-    """Make ready the products that any exact way must make, and nothing else: the floor."""
+    """Compile the matrix products that every exact implementation needs: the floor."""
 
     def products(x, w, labels):
-        # The barriers stand where the loss would: nothing moves across them.
+        # The barriers stand where the loss would be computed: no operation moves across them.
         z = lax.optimization_barrier(_dot(x, w, 1, 1))
         if not problem.backward:
             return z[0, 0]
@@ -60,18 +60,18 @@ def _dot(a, b, axis_a, axis_b):
 def in_jax(
     make: Callable[[Problem], Callable], problem: Problem, data: Data, *, transposed: bool = False
 ) -> Runner:
-    """Compile the loss that `make` returns, with its gradients if they are asked for."""
+    """Compile the loss that `make` returns, with its gradients if the problem asks for them."""
     loss_fn = make(problem)
     if problem.backward:
         loss_fn = jax.value_and_grad(loss_fn, (0, 1))
-    # A library gets the weight in its own layout, a copy from before the clock starts.
+    # A library gets the weight in the layout it expects, copied before timing starts.
     weight = data.weight.T if transposed else data.weight
     runner = compiled(loss_fn, data.features, weight, data.labels)
     return runner._replace(transposed=transposed)
 
 
 def jsoftmax_blocks(problem: Problem, *, by: str | None = None) -> Callable:
-    """`linear_loss`, with blocks as it chooses them, or by rows, or by classes."""
+    """`linear_loss`, with the blocks that it chooses, or by rows, or by classes."""
     rows, classes, pieces = problem.rows, problem.classes, problem.blocks
     options: dict[str, Any] = {"margin": problem.angular_margin()}
     if by == "rows" or (pieces and by is None):
@@ -94,7 +94,7 @@ def jsoftmax_dense(problem: Problem) -> Callable:
 
 
 def optax_dense(problem: Problem) -> Callable:
-    """Logits in plain JAX, the margin by its formula, and optax's loss."""
+    """Logits and the formula of the margin in plain JAX, then optax's loss."""
     optax = import_module("optax")
 
     def unit(vectors):
@@ -117,15 +117,15 @@ def optax_dense(problem: Problem) -> Callable:
 
 
 def jax_cce(problem: Problem) -> Callable:
-    """jax-cce, in the blocks of its default."""
+    """jax-cce, with its default block sizes."""
     return import_module("jax_cce").linear_cross_entropy
 
 
 def tokamax(problem: Problem, *, implementation: str | None = None) -> Callable:
-    """Tokamax: what it prefers for the device, or the implementation asked for."""
+    """Tokamax, with its default implementation for the device or the given one."""
     function = import_module("tokamax").linear_softmax_cross_entropy_loss
     flags = import_module("absl.flags").FLAGS
-    if not flags.is_parsed():  # or it would read our command line as its own
+    if not flags.is_parsed():  # otherwise it would parse our command line
         flags([sys.argv[0]])
     options = {"reduction": "mean", "implementation": implementation}
     return lambda x, w, labels: function(x, labels, w, **options)

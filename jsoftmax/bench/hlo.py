@@ -1,15 +1,15 @@
 """What a device sends in one run of a compiled program, read from its optimised HLO.
 
-What XLA sends is not what was written: it adds collectives for shardings, merges them, and moves
-them out of loops. So the text of the compiled program is read. What would have to be guessed, such
-as how often a loop with a collective runs, is an error.
+The collectives of a program are not those in its source: XLA adds some for shardings, merges them,
+and moves them out of loops. So they are read from the text of the compiled program. If something
+would have to be guessed, such as the trip count of a loop with a collective, it raises an error.
 """
 
 import math
 import re
 from typing import NamedTuple
 
-# What each of n devices sends round a ring, in multiples of what it has before.
+# What each of n devices sends in a ring algorithm, as a multiple of its operand.
 _SENT = {
     "all-reduce": lambda n: 2 * (n - 1) / n,
     "all-gather": lambda n: n - 1,
@@ -30,7 +30,7 @@ _PAIRS = re.compile(r"\bsource_target_pairs=\{(.*?)\}(?:,|$)")
 
 
 class Exchange(NamedTuple):
-    """A collective: the bytes that a device sends each time, and how many times it is run."""
+    """A collective: the bytes that a device sends each time, and how many times it runs."""
 
     kind: str
     sent: float
@@ -38,7 +38,7 @@ class Exchange(NamedTuple):
 
 
 class _Instruction(NamedTuple):
-    """A line of HLO; the rest is operands and attributes."""
+    """A line of HLO; `rest` holds operands and attributes."""
 
     name: str
     shape: str
@@ -47,7 +47,7 @@ class _Instruction(NamedTuple):
 
 
 def exchanges(text: str) -> list[Exchange]:
-    """Return the collectives of an HLO module, without those of a device with itself."""
+    """Return the collectives of an HLO module that involve more than one device."""
     computations, entry, lines = {}, "", []
     for line in text.splitlines():
         if found := _INSTRUCTION.match(line):
@@ -72,7 +72,7 @@ def exchanges(text: str) -> list[Exchange]:
 
 
 def _of_instruction(each, sizes, everyone, of):
-    """Return what one instruction exchanges, with the computations that it calls."""
+    """Return the exchanges of one instruction, including the computations it calls."""
     kind = each.opcode.removesuffix("-start")
     if kind in _UNKNOWN:
         raise ValueError(f"{each.name}: what a {kind} sends is not known here.")
@@ -81,7 +81,7 @@ def _of_instruction(each, sizes, everyone, of):
         devices = _devices(each.rest, everyone)
         sent = _SENT[kind](devices) * sum(sizes[name] for name in operands)
         return [Exchange(kind, sent, 1)] if devices > 1 else []
-    if each.opcode in ("async-update", "async-done"):  # they name what async-start has called
+    if each.opcode in ("async-update", "async-done"):  # counted at async-start
         return []
     if each.opcode == "conditional":  # the branch that sends most
         names = re.findall(r"[\w.-]+", " ".join(_BRANCHES.findall(each.rest)))
@@ -96,7 +96,7 @@ def _of_instruction(each, sizes, everyone, of):
 
 
 def _devices(attributes, everyone):
-    """Return how many devices take part in one exchange of a collective."""
+    """Return the number of devices in one group of a collective."""
     if pairs := _PAIRS.search(attributes):
         moved = [a for a, b in re.findall(r"(\d+),(\d+)", pairs[1]) if a != b]
         return 2 if moved else 1
@@ -107,7 +107,7 @@ def _devices(attributes, everyone):
 
 
 def group_size(groups: str, everyone: int) -> int:
-    """Return how many devices a group has, by any form of `replica_groups`."""
+    """Return the size of a group, from any syntax of `replica_groups`."""
     if groups == "{}":
         return everyone
     if groups.startswith("{"):  # {{0,1},{2,3}}

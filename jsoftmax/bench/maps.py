@@ -1,4 +1,4 @@
-"""The benchmark of the maps: what softmax and its kin cost on logits, beside `jnp.exp` alone."""
+"""The benchmark of the maps: softmax and its alternatives on logits, compared with `jnp.exp`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -30,7 +30,7 @@ class Map(NamedTuple):
 
 
 def dense_maps(samples: int) -> list[Map]:
-    """Return our maps, each with its equivalent in `jax.nn` if there is one."""
+    """Return our maps, with the equivalents in `jax.nn` where there are any."""
 
     def largest(z):
         return jax.nn.one_hot(jnp.argmax(z, -1), z.shape[-1], dtype=z.dtype)
@@ -54,7 +54,7 @@ def dense_maps(samples: int) -> list[Map]:
 
 
 def sparse_maps() -> tuple[list[Map], list[str]]:
-    """Return the maps that solve for a threshold, others' too, and what to say of missing ones."""
+    """Return the maps that solve for a threshold, ours and others', and notes on missing ones."""
     simplex = import_module("optax").projections.projection_simplex
     maps = [
         Map(FLOOR, jnp.exp),
@@ -89,7 +89,7 @@ def gradient_of(name: str) -> str:
 def measured(
     maps: list[Map], problem: Problem, rounds: int, advance: Callable[[str], None]
 ) -> dict[str, Outcome]:
-    """Time the maps and their products with a cotangent, on as many rows and classes."""
+    """Time the maps and their vector-Jacobian products, on the problem's rows and classes."""
     rows, _, classes, dtype, *_ = problem
     keys = jax.random.split(jax.random.key(0))
     logits = jax.random.normal(keys[0], (rows, classes), dtype)

@@ -1,7 +1,7 @@
-"""Compile, see whether it fits, and time in turns: what every comparison of the benchmark does.
+"""Compile, check that it fits in memory, and time in turns: used by every comparison.
 
-Contestants are timed round-robin, one call each a round, so that whatever else the machine does
-falls on all of them alike.
+Contestants are timed round-robin, one call each per round, so that other load on the machine
+affects all of them alike.
 """
 
 import os
@@ -14,11 +14,11 @@ import jax
 
 
 class Runner(NamedTuple):
-    """Something ready to be timed: `step` runs it once, waits, and returns what it made.
+    """Something ready to be timed: `step` runs it once, waits for it, and returns the result.
 
-    `temporary` tells after a step how many bytes it needs beside its arguments and results, None if
-    that is not known; `needed` is what it needs beside its arguments, as far as that is known
-    before. `transposed` says that its gradient of the weight is `[features, classes]`.
+    `temporary`, called after a step, returns the bytes needed besides arguments and results, or
+    None if unknown; `needed` is what is needed besides arguments, as far as it is known before
+    running. `transposed` is True if the gradient of the weight is `[features, classes]`.
     """
 
     step: Callable[[], Any]
@@ -28,7 +28,7 @@ class Runner(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a contestant: its times in milliseconds, or in a few words why it has none."""
+    """The result of a contestant: its times in milliseconds, or in a few words why it failed."""
 
     times: list[float]
     temporary: int | None = None
@@ -41,14 +41,14 @@ class Outcome(NamedTuple):
         return statistics.median(self.times) if self.times else None
 
     def ratio(self, floor: "Outcome | None") -> float | None:
-        """Return the median over rounds of the time by that of the floor in the same round."""
+        """Return the median over rounds of the time divided by the floor's in the same round."""
         if not self.times or floor is None or not floor.times:
             return None
         return statistics.median(a / b for a, b in zip(self.times, floor.times, strict=True))
 
 
 def compiled(function: Callable, *arguments: Any) -> Runner:
-    """Compile a JAX function for these arguments, and ask the compiler what memory it takes."""
+    """Compile a JAX function for these arguments; its memory is what the compiler reports."""
     program = jax.jit(function).lower(*arguments).compile()
     memory = program.memory_analysis()
     temporary = None if memory is None else int(memory.temp_size_in_bytes)
@@ -59,9 +59,9 @@ def compiled(function: Callable, *arguments: Any) -> Runner:
 def interleaved(
     prepare: dict[str, Callable[[], Runner]], rounds: int, advance: Callable[[str], None]
 ) -> dict[str, Outcome]:
-    """Prepare and warm up all contestants, then time them in turns; `advance` is told who is next.
+    """Prepare and warm up all contestants, then time them in turns; `advance` gets the next name.
 
-    One that fails, or would not fit, gets an outcome that says why, and the others go on.
+    One that fails, or would not fit in memory, gets an outcome that says why; the others go on.
     """
     runners, outcomes = {}, {}
     for name, make in prepare.items():
@@ -78,7 +78,7 @@ def interleaved(
     for _ in range(rounds):
         for name, runner in list(runners.items()):
             advance(name)
-            time.sleep(0.01)  # the threads of the library before may still spin: let them stop
+            time.sleep(0.01)  # let the threads of the previous library stop spinning
             started = time.perf_counter()
             try:
                 runner.step()
@@ -90,16 +90,16 @@ def interleaved(
 
 
 class _DoesNotFitError(Exception):
-    """More memory would be needed than there is."""
+    """More memory is needed than is free."""
 
 
 def free_memory() -> int | None:
-    """Return how many bytes the default device has left, or None if that can not be known."""
+    """Return the free memory of the default device in bytes, or None if unknown."""
     stats = jax.devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
     try:
-        with open("/proc/meminfo") as lines:  # on Linux: with what the page cache would give back
+        with open("/proc/meminfo") as lines:  # on Linux; counts reclaimable page cache as free
             (kilobytes,) = (line.split()[1] for line in lines if line.startswith("MemAvailable"))
         return 1024 * int(kilobytes)
     except (OSError, ValueError):

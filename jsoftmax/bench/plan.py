@@ -1,10 +1,9 @@
 """A training step of a linear head over many devices: compiled, not run.
 
-The devices are a mesh `data` x `model`: each has N / data examples and C / model classes, and the
-logits of one for the other, N C / devices, whatever the split is. What the split decides is how
-much is exchanged: features and their gradient over `model`, N / data of them, and the gradient of
-the weight over `data`, C / model rows of it. docs/scale.md has the formulas of `predicted`, and the
-tables of `STANDARD`.
+The devices form a mesh `data` x `model`: each has N / data examples and C / model classes, and so
+computes N C / devices logits for any split. The split decides how much is exchanged: over `model`
+the N / data features and their gradient, over `data` the C / model rows of the weight's gradient.
+docs/scale.md has the formulas of `predicted`, and the tables of `STANDARD`.
 
 Programs are compiled for CPU devices, of which one process can have hundreds.
 """
@@ -27,7 +26,7 @@ from jsoftmax.bench.problem import Problem
 from jsoftmax.blockwise.block_sizes import block_sizes
 
 _EMBEDDINGS = [Problem(65536, 512, c * 1_000_000, margin="arcface") for c in (1, 10, 100)]
-# A problem, and the part of the classes that each step samples: None for all.
+# A problem, and the fraction of the classes that each step samples; None for all.
 STANDARD = [
     *[(problem, None) for problem in _EMBEDDINGS],
     *[(problem, 0.1) for problem in _EMBEDDINGS],
@@ -39,7 +38,7 @@ _ROWS, _CLASSES = P(_AXES["batch_axis"]), P(_AXES["class_axis"])
 
 
 class Costs(NamedTuple):
-    """Bytes on a device: in all, of the weight with its moments, of temporaries; and sent by it."""
+    """Bytes per device: in total, for weight and moments, for temporaries; and bytes sent."""
 
     memory: float
     state: float
@@ -48,7 +47,7 @@ class Costs(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a step costs on a mesh, as compiled and by formula, and in how many messages."""
+    """The costs of a step on a mesh, as compiled and by formula, and its number of messages."""
 
     problem: Problem
     sample_rate: float | None
@@ -61,8 +60,8 @@ class Plan(NamedTuple):
 
 
 def cpu_devices(count: int) -> list[jax.Device]:
-    """Return so many CPU devices. JAX makes them when it is first used, so ask before that."""
-    with contextlib.suppress(RuntimeError):  # it has been used: perhaps it made enough
+    """Return `count` CPU devices. JAX creates them on first use, so call this before."""
+    with contextlib.suppress(RuntimeError):  # JAX is already in use; there may be enough devices
         jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices("cpu")
     if len(devices) < count:
@@ -74,9 +73,9 @@ def cpu_devices(count: int) -> list[jax.Device]:
 
 
 def best_mesh(problem: Problem, sample_rate: float | None, devices: list[jax.Device]) -> Mesh:
-    """Return the mesh on which a step sends least, among those that spare memory, by `predicted`.
+    """Return the mesh on which a step sends least, by `predicted`, within a memory limit.
 
-    A device may need half as much again as on the mesh that needs least: some bytes fewer are not
+    The limit is 1.5 times the memory of the mesh that needs least: sending a little less is not
     worth a second copy of the weight and its moments.
     """
     count = len(devices)
@@ -88,7 +87,7 @@ def best_mesh(problem: Problem, sample_rate: float | None, devices: list[jax.Dev
 
 
 def planned(problem: Problem, sample_rate: float | None, mesh: Mesh) -> Plan:
-    """Compile a training step, and read what it costs."""
+    """Compile a training step and read its costs from the compiled program."""
     step, arguments = training_step(problem, sample_rate, mesh)
     program = step.lower(*arguments).compile()
     memory = program.memory_analysis()
@@ -98,7 +97,7 @@ def planned(problem: Problem, sample_rate: float | None, mesh: Mesh) -> Plan:
     for kind, sent, times in exchanges(program.as_text()):
         by_kind[kind] = by_kind.get(kind, 0) + sent * times
         messages += times
-    # What is donated is weight and moments: were it not reused, `held` would be 0.
+    # Weight and moments are donated; `held` is 0 if XLA does not reuse their memory.
     found = Costs(given + made - held + temporary, held, temporary, sum(by_kind.values()))
     data, model = mesh.devices.shape
     formula = predicted(problem, sample_rate, data, model)
@@ -106,7 +105,7 @@ def planned(problem: Problem, sample_rate: float | None, mesh: Mesh) -> Plan:
 
 
 def predicted(problem: Problem, sample_rate: float | None, data: int, model: int) -> Costs:
-    """Return the costs by formula: see docs/scale.md, where `d` is D."""
+    """Return the costs by the formula in docs/scale.md."""
     d, b = problem.features, jnp.dtype(problem.dtype).itemsize
     n, c, s = _shares(problem, sample_rate, data, model)
     r, k, kept = block_sizes(n, s, d, is_16_bit=b == 2, sharded=model > 1)
@@ -126,16 +125,16 @@ def predicted(problem: Problem, sample_rate: float | None, data: int, model: int
     over_model, over_data = (model - 1) / model, (data - 1) / data
     gathered, summed, labels, told = n * d * b, 4 * n * d, 4 * n, 20 * blocks * r
     sent = over_model * (gathered + summed + 2 * (labels + told)) + over_data * 2 * d_weight
-    if sample_rate is not None:  # which classes the batch has, and where labels are in the sample
+    if sample_rate is not None:  # the classes of the batch, and the labels' positions in the sample
         sent += over_data * 2 * c + over_model * 2 * 2 * labels
     examples = n // model * (2 * d * b + 4)
     return Costs(state + temporary + examples, state, temporary, sent)
 
 
 def _shares(problem, sample_rate, data, model):
-    """Return a device's examples, rows of the weight, and those of them that a step takes.
+    """Return a device's number of examples, of weight rows, and of rows that a step uses.
 
-    Examples and classes are filled up to a multiple of the devices, so that all hold as much.
+    Examples and classes are padded to a multiple of the devices, so that all hold equally many.
     """
     rows, classes = (-(-x // (data * model)) for x in (problem.rows, problem.classes))
     n, c = rows * model, classes * data
@@ -147,15 +146,15 @@ def training_step(
 ) -> tuple[Any, tuple[Any, ...]]:
     """Return a jitted training step, and the shapes and shardings of its arguments.
 
-    `step(key, features, labels, weight, state)` returns the loss, of all classes or of a sample
-    (Partial FC), the gradient of the features, and weight and state after a step of Adam, in the
-    memory of those before. Features and labels are spread over all devices, as a data-parallel
-    network leaves them.
+    `step(key, features, labels, weight, state)` returns the loss, over all classes or a sample
+    (Partial FC), the gradient of the features, and weight and state after a step of Adam, updated
+    in place. Features and labels are sharded over all devices, as a data-parallel network leaves
+    them.
     """
     data, model = mesh.devices.shape
     n, c, _ = _shares(problem, sample_rate, data, model)
     weight = jax.ShapeDtypeStruct((c * model, problem.features), problem.dtype)
-    # Moments are float32 whatever the weight is.
+    # Moments are float32 for a weight of any dtype.
     state = jax.eval_shape(_ADAM.init, jax.ShapeDtypeStruct(weight.shape, jnp.float32))
     features = jax.ShapeDtypeStruct((n * data, problem.features), problem.dtype)
     labels = jax.ShapeDtypeStruct((n * data,), jnp.int32)
@@ -214,7 +213,7 @@ def _sampled_step(problem, sample_rate, mesh, specs):
                 **_AXES,
             )
 
-        # Of weight and moments nothing but these rows is read or written.
+        # Only these rows of weight and moments are read or written.
         at = {"indices_are_sorted": True, "unique_indices": True, "mode": "clip"}
 
         def taken(x):

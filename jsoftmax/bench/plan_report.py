@@ -1,4 +1,4 @@
-"""What a plan found: as tables, and as JSON."""
+"""Show plans as tables, and write them as JSON."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ LEGEND = [
 
 
 def tables(plans: list[Plan]) -> Group:
-    """Return the plans as tables, one for each kind of problem."""
+    """Return the plans as tables, one per kind of problem."""
     shown = []
     for task, group in itertools.groupby(plans, _task):
         # Narrow enough for the 80 columns of a terminal.
@@ -56,7 +56,7 @@ def _task(plan):
 
 
 def write_json(path: Path, plans: list[Plan]) -> None:
-    """Write the plans, in bytes."""
+    """Write the plans as JSON; sizes are in bytes."""
     content = [
         plan._asdict()
         | {

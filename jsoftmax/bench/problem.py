@@ -1,4 +1,4 @@
-"""What the benchmark computes: shapes, random data, and the answer in float64 to compare with."""
+"""What the benchmark computes: shapes, random data, and the exact answer in float64."""
 
 import math
 from collections.abc import Callable
@@ -37,7 +37,8 @@ class Data(NamedTuple):
 class Problem(NamedTuple):
     """The mean loss of `rows` examples over `classes`, and its gradients if `backward`.
 
-    `blocks` is how often our functions by blocks cut rows and classes, None for as they choose.
+    `blocks` is the number of blocks into which our blocked functions cut rows and classes; None
+    leaves it to them.
     """
 
     rows: int
@@ -54,23 +55,23 @@ class Problem(NamedTuple):
         return getattr(js, self.loss)
 
     def angular_margin(self) -> js.AngularMargin | None:
-        """Return the margin, with its paper's numbers."""
+        """Return the margin with its paper's parameters."""
         return None if self.margin == "none" else getattr(js, self.margin)()
 
     def number(self, name: str) -> float:
-        """Return one of the numbers of the margin, such as its scale."""
+        """Return a parameter of the margin, such as its scale."""
         return float(np.asarray(getattr(self.angular_margin(), name)))
 
     def reduced(self) -> "Problem":
-        """Return the problem at a size that numpy solves in float64 in a second or so.
+        """Return the problem at a size that numpy solves in float64 in about a second.
 
-        A large problem takes several blocks, and what they round where they meet is part of the
-        error: so the small one is cut too.
+        A large problem is computed in several blocks, and merging them adds to the rounding error,
+        so the small one is computed in blocks too.
         """
         return self._replace(rows=min(256, self.rows), classes=min(8192, self.classes), blocks=4)
 
     def data(self) -> Data:
-        """Return random data, always the same; without a margin the logits have variance 1."""
+        """Return random data from a fixed seed; without a margin the logits have variance 1."""
         keys = jax.random.split(jax.random.key(0), 3)
         weight = jax.random.normal(keys[1], (self.classes, self.features), self.dtype)
         return Data(
@@ -81,10 +82,9 @@ class Problem(NamedTuple):
 
 
 def exact(problem: Problem, data: Data) -> tuple[float, np.ndarray, np.ndarray] | None:
-    """Return mean loss and gradients of features and weight in float64 numpy.
+    """Return the mean loss and the gradients of features and weight, in float64 numpy.
 
-    By the formulas of the papers for `nll` without margin, with ArcFace and with CosFace; None for
-    what else there is.
+    Uses the papers' formulas, for `nll` without margin, with ArcFace or CosFace; None for others.
     """
     if problem.loss != "nll" or problem.margin not in ("none", "arcface", "cosface"):
         return None
@@ -98,7 +98,7 @@ def exact(problem: Problem, data: Data) -> tuple[float, np.ndarray, np.ndarray] 
     if problem.margin == "arcface":
         theta = np.arccos(np.clip(z[rows, labels], -1, 1))
         turned = theta + problem.number("m2")
-        half_turns = turned // np.pi  # 1 beyond π, from where φ goes on falling
+        half_turns = turned // np.pi  # 1 beyond π, where φ is continued
         sign = 1 - 2 * (half_turns % 2)
         z[rows, labels] = sign * np.cos(turned) - 2 * half_turns
         slope = sign * np.sin(turned) / np.sin(theta)
@@ -114,16 +114,16 @@ def exact(problem: Problem, data: Data) -> tuple[float, np.ndarray, np.ndarray] 
     dz[rows, labels] *= slope
     dz *= scale / len(x)
     dx, dw = dz @ w, dz.T @ x
-    if unit:  # through the normalisation: what is across the vector, by its length
+    if unit:  # through the normalisation: project out the vector, divide by its norm
         dx = (dx - np.sum(dx * x, -1, keepdims=True) * x) / lengths_x
         dw = (dw - np.sum(dw * w, -1, keepdims=True) * w) / lengths_w
     return loss, dx, dw
 
 
 def error(found: Any, answer: tuple[float, np.ndarray, np.ndarray], *, transposed: bool) -> float:
-    """Compare a loss, or (loss, (dx, dw)), with the answer.
+    """Compare a loss, or (loss, (dx, dw)), with the exact answer.
 
-    Returns max |g - g64| / max |g64| of the worse of the two gradients, or without gradients the
+    Returns max |g - g64| / max |g64| for the worse of the two gradients, or without gradients the
     relative error of the loss.
     """
     loss, dx, dw = answer

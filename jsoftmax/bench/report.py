@@ -1,4 +1,4 @@
-"""How the benchmark shows its results: a table, a JSON file, and a figure over the class count."""
+"""Show the results of the benchmark: a table, a JSON file, and a figure over the class count."""
 
 import json
 import os
@@ -16,8 +16,8 @@ from jsoftmax.bench.contestants import FLOOR
 from jsoftmax.bench.measure import Outcome, size
 from jsoftmax.bench.problem import Problem
 
-# Okabe and Ito's colours, which stay apart for colour-blind readers. A colour is a library; what
-# holds the logits is dotted.
+# Okabe and Ito's colours, which colour-blind readers can tell apart. One colour per library; lines
+# are dotted for implementations that materialise the logits.
 LOOKS = {
     FLOOR: ("0.45", "--", None),
     "jsoftmax": ("#0072B2", "-", "o"),
@@ -56,12 +56,12 @@ def machine() -> str:
 
 
 def milliseconds(value: float) -> str:
-    """Write a time with three digits or so."""
+    """Format a time with about three digits."""
     return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3}f}"
 
 
 def table(comparison: Comparison) -> Table:
-    """Return the outcomes as a table, the least time and memory above the floor in bold."""
+    """Return the outcomes as a table; the best time and memory, the floor aside, are in bold."""
     problem, outcomes = comparison
     of = "gradients, largest over largest" if problem.backward else "loss, relative"
     shape = f"{problem.rows:,} rows × {problem.features:,} features × {problem.classes:,} classes"
@@ -113,7 +113,7 @@ def _bold(text, best):
 
 
 def write_json(path: Path, runs: list[Comparison]) -> None:
-    """Write what was asked, on what, and every time, in milliseconds."""
+    """Write the problems, the device, the versions and every time in milliseconds as JSON."""
     packages = ["jax", "jaxlib", "jsoftmax", "optax", "jax-cce", "tokamax", "torch", "entmax"]
     versions = {}
     for package in [*packages, "pytorch-metric-learning"]:
@@ -142,13 +142,13 @@ def _entries(outcomes):
 
 
 def figure(path: Path, comparisons: list[Comparison]) -> None:
-    """Draw time and temporary memory over the number of classes, a line a contestant."""
+    """Draw time and temporary memory over the number of classes, one line per contestant."""
     import matplotlib.pyplot as plt
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     problem, largest = comparisons[-1]
     counts = [comparison.problem.classes for comparison in comparisons]
-    # The slowest first, so that the legend is in the order of the lines; what did not fit, above.
+    # Slowest first, so that the legend is in the order of the lines; first those that failed.
     names = sorted(largest, key=lambda name: -(largest[name].median or float("inf")))
     names = [name for name in names if any(run.outcomes[name].times for run in comparisons)]
     panels = {

@@ -5,9 +5,9 @@
                              [--only NAME ...] [--json FILE] [--plot FILE] [--maps | --sparse]
     python -m jsoftmax.bench --plan [--devices N ...] [--sample-rate R] [--preset P] [...]
 
-The loss of a linear head and its gradients, by this library, by others, and the bare matrix
-products beside them. It needs no other option on a GPU or TPU. With --plan nothing is run: memory
-and communication of a training step over many devices are read from the compiled program.
+Compares the loss of a linear head and its gradients, computed by this library and by others, with
+the bare matrix products. A GPU or TPU needs no extra option. With --plan nothing is run: memory and
+communication of a training step over many devices are read from the compiled program.
 """
 
 import os
@@ -37,11 +37,11 @@ from jsoftmax.bench.measure import Outcome, interleaved
 from jsoftmax.bench.problem import Problem, error, exact
 
 Advance = Callable[[str], None]
-Found = tuple[list[Any], RenderableType, list[str]]  # runs, what to show of them, and notes
+Found = tuple[list[Any], RenderableType, list[str]]  # runs, what to print, and notes
 
 
 def entrants(problem: Problem, only: list[str] | None) -> tuple[list[Contestant], list[str]]:
-    """Return who takes part, the floor always among them, and what to say of the others."""
+    """Return the contestants that take part, always with the floor, and notes on the others."""
     wanted = [c for c in CONTESTANTS if not only or c.name in (*only, FLOOR)]
     offered = [c for c in wanted if c.offered(problem)]
     notes = []
@@ -55,7 +55,7 @@ def entrants(problem: Problem, only: list[str] | None) -> tuple[list[Contestant]
 def compare(
     problem: Problem, contestants: list[Contestant], rounds: int, advance: Advance
 ) -> dict[str, Outcome]:
-    """Time the contestants on a problem, and find their errors on a smaller one."""
+    """Time the contestants on a problem, and measure their errors on a smaller one."""
     data = problem.data()
     prepare = {c.name: partial(c.prepare, problem, data) for c in contestants}
     outcomes = interleaved(prepare, rounds, advance)
@@ -69,13 +69,13 @@ def compare(
                 runner = prepare_on(small, data)
                 found = error(runner.step(), answer, transposed=runner.transposed)
                 outcomes[name] = outcomes[name]._replace(error=found)
-            except Exception:  # it has its times, but does not take the smaller shape
+            except Exception:  # timed, but does not support the smaller shape
                 continue
     return outcomes
 
 
 def heads(problem: Problem, chosen, progress: Progress) -> Found:
-    """Measure a linear head; return what was found, a table of the largest, and notes."""
+    """Measure a linear head; return the runs, a table of the largest, and notes."""
     contestants, notes = entrants(problem, chosen.only)
     if any("torch" in contestant.packages for contestant in contestants):
         notes.append(torch_contestants.device_in_words())
@@ -97,7 +97,7 @@ def heads(problem: Problem, chosen, progress: Progress) -> Found:
 
 
 def maps(problem: Problem, chosen, progress: Progress) -> Found:
-    """Measure maps of logits; return what was found, a table, and notes."""
+    """Measure maps of logits; return the run, a table, and notes."""
     compared, notes = bench_maps.dense_maps(10 * problem.classes), []
     if chosen.sparse:
         compared, notes = bench_maps.sparse_maps()
@@ -113,7 +113,7 @@ def maps(problem: Problem, chosen, progress: Progress) -> Found:
 
 
 def plans(problem: Problem, chosen, progress: Progress) -> Found:
-    """Compile training steps over many devices; return what they cost, tables, and notes."""
+    """Compile training steps over many devices; return the plans, tables, and notes."""
     asked = ("preset", "rows", "features", "classes", "dtype", "loss", "margin", "sample_rate")
     steps = bench_plan.STANDARD
     if chosen.scale != 1 or any(getattr(chosen, name) is not None for name in asked):
@@ -138,12 +138,12 @@ def plans(problem: Problem, chosen, progress: Progress) -> Found:
 def main(
     arguments: list[str] | None = None,
 ) -> list[bench_report.Comparison] | list[bench_plan.Plan]:
-    """Run the benchmark and return what it found.
+    """Run the benchmark and return its results.
 
-    A `Comparison` for each class count, or with --plan a `Plan` for each problem and device count.
+    One `Comparison` per class count, or with --plan one `Plan` per problem and device count.
     """
     chosen, problem = options(arguments, __doc__.split("\n")[0])
-    # What JAX takes of a GPU in advance, torch on the same GPU could not have.
+    # Without preallocation, so that torch can use the same GPU.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     console, progress_console = Console(), Console(stderr=True)  # so the table can be piped
     progress = Progress(

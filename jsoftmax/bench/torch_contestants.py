@@ -1,4 +1,4 @@
-"""The contestants of the benchmark that run in torch, on its CUDA device if it has one."""
+"""The contestants of the benchmark that run in torch, on a CUDA device if there is one."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from jsoftmax.bench.problem import Data, Problem
 
 
 def dense(problem: Problem, data: Data) -> Runner:
-    """Make ready a matrix product and `cross_entropy`."""
+    """Prepare a matrix product and `cross_entropy`."""
     functional = import_module("torch").nn.functional
 
     def loss_fn(x, w, labels):
@@ -21,7 +21,7 @@ def dense(problem: Problem, data: Data) -> Runner:
 
 
 def chunked(problem: Problem, data: Data) -> Runner:
-    """Make ready `linear_cross_entropy` with the chunks that torch chooses."""
+    """Prepare `linear_cross_entropy` with torch's default chunks."""
     nn = import_module("torch").nn
     if not hasattr(nn.functional, "linear_cross_entropy"):
         raise ImportError("needs torch 2.13 or newer")
@@ -34,7 +34,7 @@ def chunked(problem: Problem, data: Data) -> Runner:
 
 
 def metric_learning(problem: Problem, data: Data) -> Runner:
-    """Make ready the loss module of pytorch-metric-learning, with our weight in it."""
+    """Prepare the loss module of pytorch-metric-learning with our weight."""
     torch, losses = import_module("torch"), import_module("pytorch_metric_learning.losses")
     (x, w, labels), scale = _tensors(data), problem.number("scale")
     size = {"num_classes": problem.classes, "embedding_size": problem.features}
@@ -47,7 +47,7 @@ def metric_learning(problem: Problem, data: Data) -> Runner:
     def loss_fn(x, w, labels):
         return module(x, labels)
 
-    # Cosines, the labels as a mask, its product, logits, log-probabilities, and gradients.
+    # Cosines, the label mask, its product, logits, log-probabilities, and gradients.
     runner = _runner(problem, loss_fn, (x, module.W, labels), arrays=7)
     return runner._replace(transposed=True)
 
@@ -71,10 +71,10 @@ def _tensors(data):
 
 
 def _runner(problem: Problem, loss_fn: Callable, tensors: Any, *, arrays: int) -> Runner:
-    """Return the step of a loss; on a CPU it holds so many `arrays` of rows x classes at once.
+    """Return the step of a loss; on a CPU it holds `arrays` arrays of rows x classes at once.
 
-    There torch does not tell how much it needs, and the system may end the program that asks for
-    too much. On CUDA it tells, and asking for too much is an ordinary exception.
+    On a CPU torch does not report its memory, and the system may kill a process that asks for too
+    much. On CUDA it reports it, and running out is an ordinary exception.
     """
     torch = import_module("torch")
     x, w, labels = tensors
@@ -105,7 +105,7 @@ def _runner(problem: Problem, loss_fn: Callable, tensors: Any, *, arrays: int) -
 
 
 def on_logits(function: Callable, logits: Any, cotangent: Any) -> Runner:
-    """Make ready a map of logits, or its product with a cotangent if that is not None."""
+    """Prepare a map of logits, or its vector-Jacobian product if `cotangent` is not None."""
     torch = import_module("torch")
     z = _tensor(logits)
     g = None if cotangent is None else _tensor(cotangent)

@@ -1,12 +1,12 @@
-"""Powers taken through the logarithm: the arithmetic of entmax, tempered softmax and their losses.
+"""Powers of probabilities from their logarithms, for entmax, tempered softmax and their losses.
 
-With a power b, and l = log p,
+For a power b and l = log p,
 
     box_cox(l, b) = (p^b - 1) / b        which is log p at b = 0
     inverse_box_cox(x, b) = log(1 + b x) / b        which is x at b = 0
 
-also known as the deformed or t-logarithm, b = 1 - t, and the logarithm of its inverse. As written
-they lose all digits around b = 0; the forms below do not.
+The first is also known as the deformed or t-logarithm, with b = 1 - t; the second is the logarithm
+of its inverse. Evaluated as written both lose all digits around b = 0; the forms below do not.
 """
 
 import jax
@@ -32,7 +32,7 @@ def phi2(y: Array) -> Array:
     """Return `(exp(y) - 1 - y) / y²`, which is 1/2 at 0."""
     near = jnp.abs(y) < 1
     small, large = jnp.where(near, y, 0), jnp.where(near, 1, y)
-    # 1/2! + y/3! + y²/4! + ...: the last term is below rounding for |y| < 1.
+    # 1/2! + y/3! + y²/4! + ...: for |y| < 1 the terms left out are below rounding.
     terms = 10 if y.dtype == jnp.float32 else 18
     series = jnp.ones_like(y)
     for k in range(terms, 2, -1):
@@ -42,7 +42,7 @@ def phi2(y: Array) -> Array:
 
 def box_cox(log_p: Array, power: Array) -> Array:
     """Return `(p^b - 1) / b` of p = exp(l) and b = power; -1/b or -inf for p = 0."""
-    zero = log_p == -jnp.inf  # what is computed from `finite` there is discarded
+    zero = log_p == -jnp.inf  # what `neg_inf_to_zero` gives there is discarded
     y = power * neg_inf_to_zero(log_p)
     near = jnp.abs(y) < 1
     series = neg_inf_to_zero(log_p) * (1 + y * phi2(jnp.where(near, y, 0)))
@@ -53,7 +53,7 @@ def box_cox(log_p: Array, power: Array) -> Array:
 
 
 def inverse_box_cox(x: Array, power: Array) -> Array:
-    """Return `log([1 + b x]_+) / b`, the log p of which `x` is the Box-Cox transform."""
+    """Return `log([1 + b x]_+) / b`, the log p whose Box-Cox transform is `x`."""
     known = power != 0
     b = jnp.where(known, power, 1)
     return jnp.where(known, jnp.log1p(jnp.maximum(b * x, -1)) / b, x)

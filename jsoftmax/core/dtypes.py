@@ -1,4 +1,4 @@
-"""The dtype in which a value is computed, and the bits of 16-bit floats."""
+"""Compute dtypes, and 16-bit floats as bit patterns."""
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -6,7 +6,7 @@ from jax.typing import ArrayLike
 
 
 def to_compute_dtype(x: ArrayLike) -> Array:
-    """Return `x` in the dtype of its computation: float32 or wider, integers the default float."""
+    """Return `x` in its compute dtype: float32 or wider, the default float for integers."""
     x = jnp.asarray(x)
     if jnp.issubdtype(x.dtype, jnp.integer):
         return x.astype(float)
@@ -14,14 +14,14 @@ def to_compute_dtype(x: ArrayLike) -> Array:
 
 
 def cast_like(value: ArrayLike, x: Array) -> Array:
-    """Return a hyper-parameter in the dtype of `x`, so that strict dtype promotion accepts it."""
+    """Return a hyper-parameter cast to the dtype of `x`, as strict dtype promotion requires."""
     return jnp.asarray(value).astype(x.dtype)
 
 
 def bits(x: Array) -> Array:
-    """Return 16-bit floats as integers, and other arrays as they are.
+    """Return 16-bit floats bitcast to integers, and other arrays unchanged.
 
-    XLA's CPU backend does many things with 16-bit floats by way of float32. Bits it leaves alone.
+    XLA's CPU backend runs many operations on 16-bit floats through float32, but not on integers.
     """
     if x.dtype.itemsize != 2 or not jnp.issubdtype(x.dtype, jnp.floating):
         return x
@@ -34,7 +34,7 @@ def from_bits(x: Array, dtype: jnp.dtype) -> Array:
 
 
 def sum_dtype(features: Array, weight: Array) -> jnp.dtype:
-    """Return the dtype of the products, and of all that is computed from them."""
+    """Return the dtype in which products are accumulated, and all that follows is computed."""
     return jnp.promote_types(to_compute_dtype(features).dtype, to_compute_dtype(weight).dtype)
 
 

@@ -1,6 +1,6 @@
-"""Class masks, and logits relative to their largest.
+"""Class masks, and logits relative to their maximum.
 
-A masked class has a logit of -inf from here on: probability 0, gradient 0.
+Masking a class sets its logit to -inf: probability 0, gradient 0.
 """
 
 import jax.numpy as jnp
@@ -34,12 +34,12 @@ def class_mask(where: ArrayLike, target_shape: tuple[int, ...]) -> Array:
 
 
 def mask_classes(logits: Array, where: ArrayLike | None) -> Array:
-    """Return `logits` at -inf where the class mask `where`, if there is one, is False."""
+    """Return `logits` with -inf where the class mask `where` is False; unchanged if it is None."""
     return logits if where is None else jnp.where(class_mask(where, logits.shape), logits, -jnp.inf)
 
 
 def masked_logits(logits: Array, axis: ArrayAxis, where: ArrayLike | None) -> Array:
-    """Return logits in the dtype they are computed in, at -inf where a class is off."""
+    """Return logits in their compute dtype, with -inf for masked classes."""
     for one in (axis,) if isinstance(axis, int) else axis:
         normalize_axis("logits", logits, one)
     return mask_classes(to_compute_dtype(logits), where)
@@ -48,11 +48,11 @@ def masked_logits(logits: Array, axis: ArrayAxis, where: ArrayLike | None) -> Ar
 def centred(
     logits: Array, axis: ArrayAxis, where: ArrayLike | None, temperature: ArrayLike = 1.0
 ) -> tuple[Array, Array]:
-    """Return `(z - max z) / T`, -inf where a class is off, and `max z` with the axis kept.
+    """Return `(z - max z) / T`, -inf for masked classes, and `max z` with the axis kept.
 
-    The maximum is a constant to differentiation, which is right for whatever does not depend on a
-    common offset. It is subtracted before the division: the other order gives NaN or a wrong zero
-    when z / T is rounded differently in the two places that need it.
+    Differentiation treats the maximum as a constant, which is right for every function that does
+    not depend on a common offset. It is subtracted before the division: the other order gives NaN
+    or a wrong zero when z / T is rounded differently in the two places that use it.
     """
     z = masked_logits(logits, axis, where)
     top = lax.stop_gradient(jnp.max(z, axis, keepdims=True, initial=-jnp.inf))
@@ -60,7 +60,7 @@ def centred(
 
 
 def relative(z: Array, reference: Array, temperature: ArrayLike) -> Array:
-    """Return `(z - reference) / T`, -inf where z is, for a reference with the class axis kept."""
+    """Return `(z - reference) / T`, -inf where z is -inf; `reference` has the class axis kept."""
     d = z - neg_inf_to_zero(reference)
     if is_static(temperature, 1):
         return d
@@ -71,21 +71,21 @@ def relative(z: Array, reference: Array, temperature: ArrayLike) -> Array:
 
 
 def classes_last(x: Array, axis: ArrayAxis) -> Array:
-    """Return `x` with the classes as one last axis, for maps that need them so."""
+    """Return `x` with the class axes moved last and merged into one."""
     axes = (axis,) if isinstance(axis, int) else axis
     last = jnp.moveaxis(x, axes, range(-len(axes), 0))
     return last.reshape(*last.shape[: last.ndim - len(axes)], -1)
 
 
 def classes_back(rows: Array, shape: tuple[int, ...], axis: ArrayAxis) -> Array:
-    """Undo `classes_last` of an array of the given shape."""
+    """Undo `classes_last` for an array that had the given shape."""
     axes = (axis,) if isinstance(axis, int) else axis
     sizes = [shape[one] for one in axes]
     return jnp.moveaxis(rows.reshape(*rows.shape[:-1], *sizes), range(-len(axes), 0), axes)
 
 
 def count_unmasked(logits, axis, where):
-    """Return centred logits, which classes are on, and how many, at least 1."""
+    """Return centred logits, which classes are unmasked, and their number (at least 1)."""
     d, _ = centred(logits, axis, where)
     on = d != -jnp.inf
     count = jnp.maximum(jnp.sum(on, axis, keepdims=True), 1)

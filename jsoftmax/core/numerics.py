@@ -1,7 +1,7 @@
 """Elementary functions whose value and derivatives are accurate everywhere.
 
-Infinities, products with zero, both tails of the logistic: what the table of edge cases promises
-holds in all functions because they compute through these few.
+They handle infinities, products with zero and both tails of the logistic function. All other
+modules compute through them, so that the README's table of edge cases holds everywhere.
 """
 
 import jax
@@ -12,25 +12,25 @@ from jsoftmax.core.dtypes import to_compute_dtype
 
 
 def neg_inf_to_zero(x: Array) -> Array:
-    """Replace -inf by 0: a reference that may be subtracted from -inf without giving NaN."""
+    """Replace -inf by 0, so that subtracting the result from -inf does not give NaN."""
     return jnp.where(x == -jnp.inf, 0, x)
 
 
 def exp_nonpositive(d: Array) -> Array:
-    """Return `exp(d)` of a difference to a maximum, which is at most 0 by construction.
+    """Return `exp(d)` for a difference to a maximum, which in exact arithmetic is at most 0.
 
-    It can exceed 0 where XLA compiles the producer of the logits into two places and rounds it
-    differently in each; with logits beyond 2^31 that excess alone would overflow. It is taken off
-    as a constant: the derivative of a clip would be wrong for the maximum itself, which moves too.
+    It can exceed 0 where XLA computes the logits in two fusions and rounds them differently in
+    each; with logits beyond 2^31 that excess alone would overflow. It is subtracted as a constant:
+    a clip has the wrong derivative at the maximum itself, where d is 0.
     """
     return jnp.exp(d - lax.stop_gradient(jnp.maximum(d, 0)))
 
 
 def multiply_no_nan(weight: Array, x: Array) -> Array:
-    """Return `weight * x` in which a zero weight wins over an infinite `x`: 0 log 0 is 0.
+    """Return `weight * x` with the convention 0 * ±inf = 0, as in 0 log 0 = 0.
 
-    The second factor is made harmless before the product and not after it, because the derivative
-    of a discarded `0 * inf` would still be NaN.
+    `x` is replaced before the product rather than the product after it, because the derivative of
+    a discarded `0 * inf` would still be NaN.
     """
     return weight * jnp.where((weight == 0) & jnp.isinf(x), 0, x)
 

@@ -1,8 +1,8 @@
-"""The root of one equation per example: Newton's method held in a bracket.
+"""Solve one equation per example: Newton's method, kept inside a bracket.
 
-The sparse maps, the tempered ones and the relaxed top-k have one unknown per example, such as a
-threshold, which makes their probabilities sum to what they should. All examples are solved
-together, each by as many steps as it needs.
+The sparse and tempered maps and the relaxed top-k have one unknown per example, such as a
+threshold, chosen so that the probabilities have the right sum. All examples are solved together;
+each stops moving once it has converged.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax.core.varying import vary, varying_zero
 
-_MAX_STEPS = 100  # a bracket halves in each; Newton's method needs about 8
+_MAX_STEPS = 100  # bisection gains one bit in each; Newton's method needs about 8
 
 
 def increasing_root(
@@ -26,8 +26,9 @@ def increasing_root(
     """Return x between `low` and `high` with f(x) = 0, elementwise, for an increasing f.
 
     `evaluate(x)` returns f(x) and the x that Newton's method proposes next. A proposal outside the
-    bracket is replaced by its middle. An x is final when |f| is at most `tolerance`, or the
-    proposal no longer differs from x by more than rounding. Where f is NaN, so is the result.
+    bracket is replaced by the bracket's midpoint. An x has converged when |f| is at most
+    `tolerance`, or when the proposal differs from x by no more than rounding. Where f is NaN, so is
+    the result.
     """
     eps = jnp.finfo(start.dtype).eps
 

@@ -1,11 +1,11 @@
-"""The two figures of the demo: what the features look like, and what each margin asks for."""
+"""The two figures of the demo: the features in the plane, and the curves of the margins."""
 
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-# Ten colours of equal weight that stay apart for most colour-blind readers and in print.
+# Ten colours of equal weight that most colour-blind readers can tell apart, also in print.
 COLOURS = plt.get_cmap("tab10")(range(10))
 STYLE = {
     "font.size": 9,
@@ -18,7 +18,7 @@ STYLE = {
 
 
 def embeddings(results, labels, path: Path) -> Path:
-    """Draw the test images' 2-D features, a panel a head, with the class vectors as rays."""
+    """Draw the 2-D features of the test images, one panel per head; rays are class vectors."""
     across = min(3, len(results))
     down = -(-len(results) // across)
     with plt.rc_context(STYLE):
@@ -35,7 +35,7 @@ def embeddings(results, labels, path: Path) -> Path:
 
 
 def _embedding(axis, result, labels):
-    # The farthest few features would shrink all the others.
+    # Without the few farthest features, which would shrink all others.
     reach = np.quantile(np.linalg.norm(result.features, axis=-1), 0.99)
     features = result.features / reach
     for digit, vector in enumerate(result.class_vectors):
@@ -60,7 +60,7 @@ def _embedding(axis, result, labels):
 
 
 def target_curves(margins: dict, path: Path) -> Path:
-    """Draw the target score over the angle to the class vector, a curve a margin."""
+    """Draw the score of the true class over the angle to its vector, one curve per margin."""
     degrees = np.linspace(0, 180, 721)
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(8.0, 4.2), layout="constrained")

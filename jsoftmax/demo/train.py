@@ -1,10 +1,10 @@
-"""Train the best-known softmax heads on real handwritten digits and draw what a margin does.
+"""Train well-known softmax heads on real handwritten digits, and draw what a margin does.
 
     python -m jsoftmax.demo [--data mnist|digits] [--losses L ...] [--epochs N]
                             [--seed N] [--out DIR]
 
-One small convolutional network with a 2-D embedding is trained once for each head; only the margin
-differs. `train_step` is all there is to using the library in a training loop.
+A small convolutional network with a 2-D embedding is trained once per head; only the margin
+differs. `train_step` shows all it takes to use the library in a training loop.
 """
 
 import argparse
@@ -39,28 +39,28 @@ LEARNING_RATE = 0.02
 
 
 class Head(NamedTuple):
-    """A loss of the demo: its name on paper and its margin as a function of training progress."""
+    """A head of the demo: its title, and its margin as a function of training progress."""
 
     title: str
     margin: Callable[[float], js.AngularMargin | None]
 
 
 def annealed(progress: float) -> jax.Array:
-    """Return the λ of L- and A-Softmax: from 1000 down to 5 in the first half of training."""
+    """Return the λ of L- and A-Softmax: decays from 1000 to 5 in the first half of training."""
     return jnp.float32(1000 * (5 / 1000) ** min(1.0, 2 * progress))
 
 
 def after_warm_up(margin: js.AngularMargin) -> Callable[[float], js.AngularMargin]:
-    """Keep the feature's norm for the first 60% of training, then use a margin on the unit circle.
+    """Leave features unnormalised for 60% of training, then use a margin on the unit circle.
 
-    In two dimensions a class can not pass its neighbours on the circle, only through the middle of
-    the plane; so the classes find their order first. Wider embeddings do not need this.
+    On a circle a class cannot pass its neighbours; in the plane it can, through the middle. So the
+    classes first find their order in the plane. Wider embeddings do not need this.
     """
     return lambda progress: js.modified_softmax() if progress < 0.6 else margin
 
 
-# Ten classes on a circle are 36 degrees apart, which the paper's margins and scales are not made
-# for: these are smaller.
+# Ten classes on a circle are 36 degrees apart: the margins and scales of the papers, made for more
+# dimensions, are too large.
 HEADS = {
     "softmax": Head("softmax", lambda progress: None),
     "modified": Head("modified softmax", lambda progress: js.modified_softmax()),
@@ -128,7 +128,7 @@ def train_step(net, optimizer, margin, images, labels):
 
 
 def train(data: Digits, head: Head, epochs: int, seed: int, advance: Callable) -> Net:
-    """Train a network with one head; `advance` is told the loss after every step."""
+    """Train a network with one head; `advance` is called with the loss after every step."""
     net = Net(data.images.shape[1], nnx.Rngs(seed))
     net.train()
     batches = len(data.images) // BATCH
@@ -160,7 +160,7 @@ class Result(NamedTuple):
 
 
 def measure(net: Net, head: Head, data: Digits, started: float) -> Result:
-    """Evaluate a trained network on the test images; margins add nothing at test time."""
+    """Evaluate a trained network on the test images, where margins are not applied."""
     features = net(jnp.asarray(data.test_images))
     vectors, labels = net.class_vectors[...], data.test_labels
     logits = js.linear_logits(features, vectors, margin=head.margin(1.0))
@@ -183,7 +183,7 @@ def measure(net: Net, head: Head, data: Digits, started: float) -> Result:
 
 
 def table(results: list[Result]) -> Table:
-    """Return the results as a table, the best of each column in bold."""
+    """Return the results as a table with the best of each column in bold."""
     rows = Table(
         title="On the test images, without margins",
         caption="acc: accuracy. ECE: calibration error. between: least angle between two classes'"
@@ -211,7 +211,7 @@ def table(results: list[Result]) -> Table:
 
 
 def options(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line, and find out that a folder can not be written before training."""
+    """Parse the command line, and check before training that the folder is writable."""
     parser = argparse.ArgumentParser(
         prog="python -m jsoftmax.demo", description=__doc__.split("\n")[0]
     )
@@ -256,7 +256,7 @@ def main(arguments: list[str] | None = None) -> list[Result]:
             task = bar.add_task(head.title, total=steps, loss=float("nan"))
 
             def advance(loss, task=task):
-                # Reading the loss waits for the device: now and then is enough.
+                # Reading the loss waits for the device, so only do it every 20 steps.
                 if bar.tasks[task].completed % 20 == 0:
                     bar.update(task, loss=float(loss))
                 bar.advance(task)

@@ -1,4 +1,4 @@
-"""The bi-tempered loss: the divergence of one order, of the tempered softmax of another."""
+"""The bi-tempered loss: a Tsallis divergence of one order on a tempered softmax of another."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def bi_tempered_loss(
     where: ArrayLike | None = None,
     ignore_index: ArrayLike | None = None,
 ) -> Array:
-    r"""Bi-tempered logistic loss, for noisy labels: bounded by t1, with heavy tails by t2.
+    r"""Bi-tempered logistic loss for noisy labels: t1 bounds it, t2 gives it heavy tails.
 
     $$\ell = \sum_j q_j (\log_{t_1} q_j - \log_{t_1} p_j) - \frac{q_j^{2 - t_1} - p_j^{2 - t_1}}{2 -
     t_1}, \qquad \log_t x = \frac{x^{1-t} - 1}{1 - t}$$
@@ -33,9 +33,9 @@ def bi_tempered_loss(
     Args:
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
       labels: integers `[...]`, a distribution q or `SparseLabels`. The loss is 0 where p = q.
-      t1: in [0, 1]. Below 1 the loss is at most 1 / (1 - t1): a wrong label far from the boundary
-        can not count for more.
-      t2: as a rule above 1, for heavy tails: a wrong label near the boundary counts for less. Both
+      t1: in [0, 1]. Below 1 the loss is at most 1 / (1 - t1), which limits the influence of wrong
+        labels far from the boundary.
+      t2: usually above 1, for heavy tails: a wrong label near the boundary counts for less. Both
         are scalars, or arrays that broadcast against `logits` with the class axis of size 1; they
         may be traced and have gradients, also at 1.
       axis, where, ignore_index: as in `cross_entropy`.
@@ -59,7 +59,7 @@ def bi_tempered_loss(
         2 - broadcast_alpha(per_example(name, t, z, axis), top)
         for name, t in (("t1", t1), ("t2", t2))
     )
-    # The checkpoint keeps log p and q, and not the dozen arrays between them and the divergence.
+    # The checkpoint saves log p and q, not the dozen intermediate arrays of the divergence.
     log_p = log_entmax(d, alpha2)
     losses = jnp.sum(jax.checkpoint(divergence)(q, log_p, alpha1), -1)
     return jnp.where(aligned.ignored, 0, losses)

@@ -1,4 +1,4 @@
-"""Independent yes-or-no questions, one logit each."""
+"""Binary cross-entropy of independent labels, one logit each."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -12,17 +12,17 @@ from jsoftmax.core.numerics import multiply_no_nan, softplus
 def binary_cross_entropy(
     logits: ArrayLike, labels: ArrayLike, *, pos_weight: ArrayLike | None = None
 ) -> Array:
-    r"""Cross-entropy of independent yes-or-no questions, one value per logit.
+    r"""Cross-entropy of independent binary labels (a sigmoid each), one value per logit.
 
     $$\ell = w\,y\,\mathrm{softplus}(-z) + (1 - y)\,\mathrm{softplus}(z)$$
 
     Args:
-      logits: `[...]`, the log-odds of "yes", any real dtype; computed in float32 or wider.
+      logits: `[...]`, the log-odds of label 1, any real dtype; computed in float32 or wider.
       labels: `[...]`, integers or booleans 0 or 1, or floats in [0, 1]. Another integer gives NaN.
-      pos_weight: w, a factor on the "yes" term that broadcasts against `logits`.
+      pos_weight: w, a factor on the term of label 1 that broadcasts against `logits`.
 
     Returns:
-      `[...]`, float32 or wider; +inf where a logit of ∓inf is wrong.
+      `[...]`, float32 or wider; +inf where an infinite logit has the wrong sign.
 
     Source: logistic regression; `pos_weight` as in torch's `BCEWithLogitsLoss`.
 

@@ -26,8 +26,8 @@ def brier_loss(
 
     Args:
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
-      labels: integers `[...]`, or a distribution q: floats of the shape of `logits`, or a short
-        list, `SparseLabels`. For these it is the distance to q, 0 where p = q.
+      labels: integers `[...]`, or a distribution q: floats of the shape of `logits`, or
+        `SparseLabels`. The loss is 0 where p = q.
       axis, where, ignore_index: as in `cross_entropy`.
 
     Returns:
@@ -47,8 +47,8 @@ def brier_loss(
 def _squared_distance(aligned):
     z, q = aligned.whole()
     z = mask_classes(z, aligned.where)
-    # The largest probability is 1 - rest, and the others are shares w of the rest: the difference
-    # to a label of 1, and all gradients, keep their digits.
+    # The largest probability is 1 - rest, and each other one a share of rest. So the difference to
+    # a label of 1, and all gradients, are computed without cancellation.
     top = jnp.argmax(z, -1)
     stats, shift = centred_stats(z, top, None)
     u = stats.log_odds[..., None]

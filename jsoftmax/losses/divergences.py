@@ -1,7 +1,7 @@
 """Divergences between the softmax of logits and a whole distribution.
 
-They look at every class, not only the true one, so they are no functions of `LogitStats`. Each
-keeps full relative precision when the model is confident or matches the target; `jax.checkpoint`
+They depend on the probability of every class, so they are not functions of `LogitStats`. Each keeps
+full relative precision when the model is confident or matches the target; `jax.checkpoint`
 saves only the inputs as residuals.
 """
 
@@ -34,9 +34,9 @@ def kl_divergence(
 
     Args:
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
-      target_probs: q, floats of the shape of `logits`. A zero adds 0, whatever p is.
+      target_probs: q, floats of the shape of `logits`. Where q is 0 the term is 0, whatever p is.
       axis: the class axis.
-      where: booleans that broadcast against `logits`; False switches a class off.
+      where: booleans that broadcast against `logits`; False masks a class.
 
     Returns:
       `[...]`, float32 or wider; +inf if q is positive where p is 0.
@@ -69,13 +69,13 @@ def js_divergence(
     $$\mathrm{JS}(q, p) = \tfrac12 \mathrm{KL}\Bigl(q \,\Big\|\, \frac{q + p}2\Bigr) + \tfrac12
     \mathrm{KL}\Bigl(p \,\Big\|\, \frac{q + p}2\Bigr), \qquad p = \mathrm{softmax}(z)$$
 
-    Symmetric and at most log 2, which makes it robust to wrong labels.
+    It is symmetric, and at most log 2, which makes it robust to wrong labels.
 
     Args:
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
       target_probs: q, floats of the shape of `logits`, each summing to 1. Zeros are allowed.
       axis: the class axis.
-      where: booleans that broadcast against `logits`; False switches a class off.
+      where: booleans that broadcast against `logits`; False masks a class.
 
     Returns:
       `[...]`, float32 or wider, in [0, log 2].
@@ -143,21 +143,21 @@ def distillation_loss(
     where: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
 ) -> Array:
-    r"""Knowledge distillation: how far a student's softened softmax is from its teacher's.
+    r"""Knowledge distillation: the divergence of a student's softened softmax from the teacher's.
 
     $$\ell = T^2\, \mathrm{KL}\bigl(\mathrm{softmax}(t / T) \,\|\, \mathrm{softmax}(z / T)\bigr)$$
 
     Args:
       student_logits: z, `[..., classes]`, any real dtype; computed in float32 or wider.
-      teacher_logits: t, of the same shape. They get no gradient.
+      teacher_logits: t, of the same shape; they get no gradient.
       axis: the class axis.
-      where: booleans that broadcast against the logits; False switches a class off in both.
+      where: booleans that broadcast against the logits; False masks a class in both.
       temperature: T > 0, a scalar, or an array that broadcasts against the logits with the class
-        axis of size 1; may be traced. The factor T² keeps the size of gradients about the same.
+        axis of size 1; may be traced. The factor T² keeps the gradients at about the same size.
 
     Returns:
-      `[...]`, float32 or wider, never below 0, and accurate where the two agree; +inf if the
-      student switches a class off that the teacher does not. Mix it with the loss on labels as
+      `[...]`, float32 or wider, never below 0, and accurate where the two agree; +inf if a class
+      is at -inf for the student but not for the teacher. Mix it with the loss on labels as
       `a * distillation_loss(...) + (1 - a) * cross_entropy(...)`.
 
     Source: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015,
@@ -179,7 +179,7 @@ def distillation_loss(
         log_p, log_q = (log_softmax(x, axis, where=where, temperature=temperature) for x in (z, t))
         q, p = jnp.exp(log_q), jnp.exp(log_p)
         delta, both = _log_ratio(z, t, log_p, log_q, axis, temperature)
-        # q log(q / p) - q + p: every term is positive, and the sum is the same.
+        # q log(q / p) - q + p: no term is negative, and the sum is the same.
         close = q * expm2(jnp.minimum(delta, 1))
         terms = jnp.where(delta > 1, p - q - q * delta, close)
         terms = jnp.where(both, terms, jnp.where(log_q == -jnp.inf, p, jnp.inf))
@@ -189,17 +189,17 @@ def distillation_loss(
 
 
 def _log_ratio(z, t, log_p, log_q, axis, temperature):
-    """Return `log(p / q)`, 0 where either is 0, and where neither is.
+    """Return `log(p / q)`, 0 where p or q is 0, and a mask of where neither is.
 
-    It is taken from the difference of the logits, as x - log sum_k q_k exp(x_k): log p and log q
-    are rounded by more than they differ where the two agree. Only if nearly all of q is in classes
-    that p is not in, it is the difference of the logarithms.
+    It is computed from the difference x of the logits, as x - log sum_k q_k exp(x_k), since where
+    the two agree, the rounding errors of log p and log q exceed their difference. Only if nearly
+    all of q lies in classes where p is small is log p - log q used.
     """
     p_off, q_off = log_p == -jnp.inf, log_q == -jnp.inf
     both = ~(p_off | q_off)
     z, t, log_p, log_q = (jnp.where(both, x, 0) for x in (z, t, log_p, log_q))
     offset = lax.stop_gradient(jnp.max(z, axis, keepdims=True) - jnp.max(t, axis, keepdims=True))
-    whole = jnp.round(offset)  # as a rule 0, and then the difference of close logits is exact
+    whole = jnp.round(offset)  # usually 0; then the difference of close logits is exact
     x = (((z - whole) - t) - (offset - whole)) / cast_like(temperature, z)
     fits = jnp.where(both, x < 80, p_off & q_off)  # exp(x) does not overflow
     x = jnp.where(both & fits, x, 0)

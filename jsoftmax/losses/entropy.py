@@ -1,4 +1,4 @@
-"""The entropy of the softmax of logits, and the loss that rewards it."""
+"""The entropy of the softmax of logits, and the loss with an entropy bonus."""
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +24,11 @@ def entropy(logits: ArrayLike, *, axis: int = -1, where: ArrayLike | None = None
     Args:
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
       axis: the class axis.
-      where: booleans that broadcast against `logits`; False switches a class off.
+      where: booleans that broadcast against `logits`; False masks a class.
 
     Returns:
-      `[...]`, float32 or wider, from 0 for a sure prediction to log C for C equal logits; 0 where
-      no class is on.
+      `[...]`, float32 or wider, from 0 for a fully confident prediction to log C for C equal
+      logits; 0 where all classes are masked.
 
     Source: Shannon, "A mathematical theory of communication", 1948.
 
@@ -50,7 +50,7 @@ def _entropy(d):
 
 @_entropy.defjvp
 def _entropy_jvp(primals, tangents):
-    # dH/dp_j = -log p_j - 1, which is -d_j up to what is the same for all classes.
+    # dH/dp_j = -log p_j - 1, which is -d_j up to a constant common to all classes.
     (d,), (dd,) = primals, tangents
     return _entropy(d), softmax_tangent(d, -neg_inf_to_zero(d), dd)
 
@@ -64,7 +64,7 @@ def confidence_penalty_loss(
     ignore_index: ArrayLike | None = None,
     beta: ArrayLike = 0.1,
 ) -> Array:
-    r"""Cross-entropy less a share of the prediction's entropy: a price on being sure.
+    r"""Cross-entropy minus β times the entropy of the prediction: penalises confidence.
 
     $$\ell = -\log p_y - \beta H(p)$$
 
@@ -72,7 +72,7 @@ def confidence_penalty_loss(
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
       labels: integers `[...]`, a distribution or `SparseLabels`, as in `cross_entropy`.
       axis, where, ignore_index: as in `cross_entropy`.
-      beta: β, 0.1 for most tasks of the paper.
+      beta: β; 0.1 for most tasks in the paper.
 
     Returns:
       `[...]`, float32 or wider; it can be negative; +inf and NaN as in `cross_entropy`.
@@ -87,7 +87,7 @@ def confidence_penalty_loss(
 
     @jax.checkpoint
     def penalised(logits):
-        z = to_compute_dtype(as_logits(logits))  # 16-bit gradients of two terms are rounded once
+        z = to_compute_dtype(as_logits(logits))  # the sum of two 16-bit gradients is rounded once
         loss = cross_entropy(z, labels, axis=axis, where=where, ignore_index=ignore_index)
         aligned = loss_inputs(z, labels, axis, where, ignore_index)
         penalty = cast_like(beta, loss) * entropy(aligned.logits, where=aligned.where)

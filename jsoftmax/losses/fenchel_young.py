@@ -1,8 +1,8 @@
 """The losses of the sparse maps.
 
-A map p(z) that maximises <z, p> - Ω(p) over the simplex has a loss of its own, as softmax has
-cross-entropy: the Fenchel-Young loss Ω*(z) + Ω(q) - <z, q>, whose gradient is p - q. Written as the
-divergence that Ω generates it is a sum of terms that are not negative, and so keeps its digits:
+A map p(z) that maximises <z, p> - Ω(p) over the simplex has a matching loss, as softmax has
+cross-entropy: the Fenchel-Young loss Ω*(z) + Ω(q) - <z, q>, whose gradient is p - q. Written with
+the Bregman divergence of Ω it is a sum of non-negative terms, so nothing cancels:
 
     sum_j D(q_j, p_j) + sum_j q_j gap_j        gap_j: how far z_j is below the support of p
 """
@@ -40,9 +40,9 @@ def sparsemax_loss(
     Args:
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
       labels: integers `[...]`, or a distribution q that sums to 1: floats of the shape of `logits`,
-        or a short list, `SparseLabels`. The loss is 0 where p = q.
+        or `SparseLabels`. The loss is 0 where p = q.
       axis: the class axis of `logits`.
-      where: booleans that broadcast against `logits`; False switches a class off.
+      where: booleans that broadcast against `logits`; False masks a class.
       ignore_index: a label whose examples have loss 0 and gradient 0.
 
     Returns:
@@ -103,7 +103,7 @@ def entmax_loss(
     \sum_j p_j^\alpha}{\alpha (\alpha - 1)}, \quad p = \mathrm{entmax}_\alpha(z)$$
 
     Above α = 1 it is exactly 0 once the true class leads by $1 / (\alpha - 1)$. At α = 1 it is the
-    Kullback-Leibler divergence, which for a class is the cross-entropy.
+    Kullback-Leibler divergence, which for integer labels is the cross-entropy.
 
     Args:
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
@@ -137,7 +137,7 @@ def entmax_loss(
 def _fenchel_young(power, d, q, p, alpha):
     """Return the loss of centred logits `[..., classes]`, with α `[..., 1]`.
 
-    `p` are the probabilities of a map with a known power 1/β, and otherwise their logarithms.
+    `p` holds the probabilities if the power 1/β is static, and otherwise their logarithms.
     """
     beta = alpha - 1
     if power:
@@ -152,15 +152,15 @@ def _fenchel_young(power, d, q, p, alpha):
 
 @partial(_fenchel_young.defjvp, symbolic_zeros=True)
 def _fenchel_young_jvp(power, primals, tangents):
-    # The loss is the maximum over p of <z, p> - Ω(p), plus Ω(q) - <z, q>, so it does not change to
-    # first order with p:   dL/dz = p - q,   dL/dα = dΩ(q)/dα - dΩ(p)/dα at constant p, and, of the
+    # The loss is the maximum over p of <z, p> - Ω(p), plus Ω(q) - <z, q>, so to first order it does
+    # not change with p:   dL/dz = p - q,   dL/dα = dΩ(q)/dα - dΩ(p)/dα at constant p, and, for the
     # form that is computed, dL/dq = (q^β - 1) / β - (z - λ).
     d, q, p, alpha = primals
     dd, dq, _, d_alpha = tangents
     moved = jnp.zeros(d.shape[:-1], d.dtype)
     probability = p if power else jnp.exp(p)
     if not isinstance(dd, SymbolicZero):
-        # Not for a class that is off, not even if the label is on it.
+        # 0 for a masked class, even if it is the label.
         moved += jnp.sum(jnp.where(d == -jnp.inf, 0, probability - q) * dd, -1)
     log_q = jnp.where(q > 0, jnp.log(jnp.where(q > 0, q, 1)), -jnp.inf)
     if not isinstance(dq, SymbolicZero):
@@ -177,13 +177,13 @@ def _fenchel_young_jvp(power, primals, tangents):
 
 
 def _level(power, p, beta):
-    """Return λ of probabilities or their logarithms; the largest has the logit 0."""
+    """Return λ from probabilities or their logarithms; the largest logit is 0."""
     largest = jnp.max(p, -1, keepdims=True)
     return -box_cox(jnp.log(largest) if power else largest, beta)
 
 
 def _power_divergence(q, p, power):
-    """Return `divergence` for β = 1 and 1/2, as polynomials of p and of its root."""
+    """Return `divergence` for β = 1 and 1/2, as polynomials in p and in its square root."""
     if power == 1:
         return jnp.square(q - p) / 2
     root_q, root_p = safe_sqrt(q), safe_sqrt(p)

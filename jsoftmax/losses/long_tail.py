@@ -1,4 +1,4 @@
-"""Class imbalance: logits adjusted, and classes weighted, by how often each class occurs.
+"""Class imbalance: logit adjustment and class weights from the frequencies of the classes.
 
 A margin for rare classes is `ldam`, in margins/presets.py.
 """
@@ -15,27 +15,27 @@ from jsoftmax.core.numerics import expm1
 def adjust_logits(
     logits: ArrayLike, class_counts: ArrayLike, *, axis: int = -1, tau: ArrayLike = 1.0
 ) -> Array:
-    r"""Logit adjustment: logits plus τ times the logarithm of how frequent each class is.
+    r"""Logit adjustment: add τ times the log-frequency of each class.
 
     $$z'_j = z_j + \tau \log \pi_j, \qquad \pi_j = n_j / \sum_k n_k$$
 
-    Cross-entropy of adjusted logits, while training, makes the unadjusted logits those of balanced
-    classes; with τ = 1 it is the balanced softmax. For a model that was trained without, predict
+    Train with the cross-entropy of adjusted logits, and the unadjusted logits predict as if classes
+    were balanced; with τ = 1 this is the balanced softmax. For a model trained without it, predict
     from `adjust_logits(logits, class_counts, tau=-1.0)`.
 
     Args:
       logits: `[..., classes]`, any real dtype.
-      class_counts: `[classes]`, integers or floats: numbers or shares of the examples. A class of
-        count 0 is taken for as rare as the rarest class that has examples, so that it stays finite.
+      class_counts: `[classes]`, integers or floats: the number of examples per class, or its share.
+        A class of count 0 gets the smallest positive count, so that its logit stays finite.
       axis: the class axis.
-      tau: τ, may be traced.
+      tau: τ; may be traced.
 
     Returns:
-      Logits in the shape and dtype of `logits`. A negative count gives NaN, or, if it is known
-      while tracing, `ValueError`.
+      Logits in the shape and dtype of `logits`. A negative count raises `ValueError`, or gives NaN
+      if it is traced.
 
     Source: Menon et al., "Long-tail learning via logit adjustment", 2021, arXiv:2007.07314, eq. 10
-    (and 9 for a trained model, whose sign is the opposite); Ren et al., "Balanced meta-softmax",
+    (for a trained model eq. 9, with the opposite sign); Ren et al., "Balanced meta-softmax",
     2020, arXiv:2007.10740, eq. 4.
 
     Example:
@@ -47,7 +47,7 @@ def adjust_logits(
     z = to_compute_dtype(logits)
     counts = class_counts_like(class_counts, z, z.shape[axis])
     counts = jnp.where(counts == 0, jnp.min(jnp.where(counts > 0, counts, jnp.inf)), counts)
-    # Without any example all classes are as frequent.
+    # If no class has an example, all are equally frequent.
     counts = jnp.where(jnp.isinf(counts), 1, counts)
     log_prior = jnp.log(counts / jnp.sum(counts))
     along = [1] * z.ndim
@@ -61,9 +61,9 @@ def class_balanced_weights(class_counts: ArrayLike, *, beta: ArrayLike = 0.9999)
     $$w_j \propto \frac{1 - \beta}{1 - \beta^{n_j}}, \qquad \sum_j w_j = C$$
 
     Args:
-      class_counts: `[classes]`, how many examples each class has.
-      beta: β in [0, 1]: 0 weighs all classes alike, 1 by the inverse of their counts. The paper
-        tries 0.9, 0.99, 0.999 and 0.9999.
+      class_counts: `[classes]`, the number of examples of each class.
+      beta: β in [0, 1]: 0 weighs all classes equally, 1 by the inverse of their counts. The
+        paper tries 0.9, 0.99, 0.999 and 0.9999.
 
     Returns:
       `[classes]`, float32 or wider. A class of count 0 gets weight 0 and is not counted in C.
@@ -79,7 +79,7 @@ def class_balanced_weights(class_counts: ArrayLike, *, beta: ArrayLike = 0.9999)
     zero = to_compute_dtype(jnp.zeros((), jnp.result_type(float)))
     counts = jnp.asarray(class_counts)
     n = class_counts_like(counts, zero, counts.size)
-    # 1 - β is exact only before β is rounded to float32: of 0.9999 that costs three digits.
+    # Computed before β is rounded to float32: for 0.9999 the rounding costs 1 - β three digits.
     rate = cast_like(1 - beta, n)
     log_beta = jnp.log1p(-jnp.minimum(rate, 1 - jnp.finfo(n.dtype).eps))
     effective = jnp.where(rate == 0, n, expm1(n * log_beta) / jnp.where(rate == 0, 1, -rate))

@@ -1,4 +1,4 @@
-"""From one loss per example to a scalar."""
+"""Reduce one loss per example to a scalar."""
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -15,16 +15,16 @@ def weighted_mean(
     *,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> Array:
-    r"""Weighted mean of per-example losses, over all devices if an axis is named.
+    r"""Weighted mean of per-example losses, over all devices if an axis name is given.
 
     $$\frac{\sum_i w_i \ell_i}{\sum_i w_i}, \qquad 0 \text{ if } \sum_i w_i = 0$$
 
     Args:
       losses: `[...]`, any shape.
-      sample_weight: `[...]`, floats, integers or booleans (a mask) of the same shape; None is all
-        1. An example of weight 0 is left out even if its loss is NaN or inf.
+      sample_weight: `[...]`, floats, integers or booleans (a mask) of the same shape; None means
+        all 1. An example of weight 0 is left out even if its loss is NaN or inf.
       axis_name: mesh axes of the surrounding `shard_map`, or the axis of a `vmap`: both sums are
-        added over them first, so the mean is right when devices hold unequal weights.
+        taken over them before dividing, so the mean is right for unequal weights per device.
 
     Returns:
       A scalar in the dtype of `losses` (float32 at least).

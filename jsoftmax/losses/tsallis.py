@@ -1,10 +1,10 @@
-"""Tsallis' entropy of order α and the Bregman divergence that it generates, with β = α - 1:
+"""The Tsallis entropy of order α and its Bregman divergence, with β = α - 1:
 
     Ω(p) = (Σ_j p_j^α - 1) / (α β) = 1/α Σ_j p_j box_cox(log p_j, β)
     D(q, p) = (q^α - α q p^β + β p^α) / (α β) >= 0        per class
 
-Both are Shannon's entropy and q log(q/p) - q + p at α = 1. As written they lose all digits around
-α = 1, and D also around p = q; the forms below do not.
+At α = 1 these are the (negative) Shannon entropy and q log(q/p) - q + p. Evaluated as written they
+lose all digits around α = 1, and D also around p = q; the forms below do not.
 """
 
 import jax.numpy as jnp
@@ -21,19 +21,19 @@ def negative_entropy(log_p: Array, alpha: Array) -> Array:
 
 
 def divergence(q: Array, log_p: Array, alpha: Array) -> Array:
-    """Return D(q, p) of each class, for q >= 0, any p and alpha > 0."""
+    """Return D(q, p) per class, for q >= 0, any p and alpha > 0."""
     beta = alpha - 1
     both = (q != 0) & (log_p != -jnp.inf)
     log_q = jnp.log(jnp.where(both, q, 1))
     log_p_kept = jnp.where(both, log_p, 0)
     x = log_p_kept - log_q
-    # With x = log(p / q): D = q^α (box_cox(x, α) - box_cox(x, β)), here without the x in which both
-    # begin, so that nothing cancels for p close to q.
+    # With x = log(p / q): D = q^α (box_cox(x, α) - box_cox(x, β)). The leading term x of both is
+    # left out, so that nothing cancels for p close to q.
     far = x > 1
     y = jnp.where(far, 0, x)
     q_alpha = jnp.exp(alpha * log_q)
     close = q_alpha * y * y * (alpha * phi2(alpha * y) - beta * phi2(beta * y))
-    # The same for p much larger than q, whose ratio could overflow.
+    # The same where p is much larger than q and their ratio could overflow.
     change = box_cox(log_p_kept, beta) - box_cox(log_q, beta)
     apart = (jnp.exp(alpha * log_p_kept) - q_alpha) / alpha - q * change
     return jnp.where(both, jnp.where(far, apart, close), _divergence_from_zero(q, log_p, alpha))

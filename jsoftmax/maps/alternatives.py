@@ -1,8 +1,8 @@
-"""Closed forms beside softmax: other functions than exp, and other scales.
+"""Other closed-form maps: with another function in place of exp, or another scale.
 
-Those that depend on differences of logits only are written on centred ones, as `softmax` is. The
-powers of `taylor_softmax` and `spherical_softmax` are taken of logits relative to the largest size
-among them, which cancels in the end, so that none over- or underflows.
+Those that depend only on differences of logits are computed from centred logits, as `softmax` is.
+`taylor_softmax` and `spherical_softmax` divide the logits by the largest absolute value first,
+which cancels in the end, so that no power over- or underflows.
 """
 
 from functools import partial
@@ -26,23 +26,23 @@ def taylor_softmax(
     order: int = 2,
     where: ArrayLike | None = None,
 ) -> Array:
-    r"""Softmax with the Taylor polynomial of the exponential: tails that fall off as a power.
+    r"""Softmax with a Taylor polynomial in place of the exponential: tails decay as a power.
 
     $$p_i = \frac{h(z_i)}{\sum_j h(z_j)}, \qquad h(z) = \sum_{k=0}^{n} \frac{z^k}{k!}$$
 
-    It changes with a common offset of the logits, and h is not monotonic: with n = 2 it falls until
-    z = -1, so that below -1 a smaller logit has the larger probability.
+    It depends on a common offset of the logits, and h is not monotonic: for n = 2 it falls until
+    z = -1, so that below -1 the smaller of two logits has the larger probability.
 
     Args:
       logits: `[..., classes]`; dtypes as in `softmax`.
       axis: the class axis, or several that share one distribution.
       order: n, even and at least 2, which makes h positive. Static. The terms cancel where z is
-        negative: float32 is good to 1e-6 up to order 4, to 2e-5 at order 10, to 5e-3 at order 20.
-      where: booleans that broadcast against `logits`; False switches a class off.
+        negative: float32 is accurate to 1e-6 up to order 4, 2e-5 at order 10, 5e-3 at order 20.
+      where: booleans that broadcast against `logits`; False masks a class.
 
     Returns:
-      Probabilities in the shape and dtype of `logits`, 0 for a class that is off or at -inf. They
-      sum to 1, and to 0 where no class is on. A logit of +inf or NaN gives NaN.
+      Probabilities in the shape and dtype of `logits`, 0 for a class masked or at -inf. They
+      sum to 1, and to 0 where all classes are masked. A logit of +inf or NaN gives NaN.
 
     Source: de Brébisson, Vincent, "An exploration of softmax alternatives belonging to the
     spherical loss family", 2016, arXiv:1511.05042. Orders above 2: Banerjee et al., 2020,
@@ -56,8 +56,8 @@ def taylor_softmax(
         raise ValueError(f"`order`: expected an even number >= 2, got {order}.")
     logits = as_logits(logits)
     z, on, size = _with_size(logits, axis, where)
-    # h(z) / s^n on t = z / s, by h(z) = 1 + z/1 (1 + z/2 (1 + z/3 ...)). With |t| up to n no term
-    # is beyond e^n; with |t| up to 1 the largest could be as small as 1 / n!.
+    # h(z) / s^n in terms of t = z / s, by h(z) = 1 + z/1 (1 + z/2 (1 + z/3 ...)). With |t| up to n
+    # no term exceeds e^n; with |t| up to 1 the largest could be as small as 1 / n!.
     s = jnp.maximum(size / order, 1)
     t, shrink = z / s, 1 / s
     h = jnp.ones_like(t)
@@ -73,21 +73,21 @@ def spherical_softmax(
 
     $$p_i = \frac{z_i^2}{\sum_j z_j^2}$$
 
-    It changes with a common offset of the logits, but not with a common factor; the sign of a logit
-    is lost.
+    It depends on a common offset of the logits, but not on a common factor; the sign of a logit is
+    lost.
 
     Args:
       logits: `[..., classes]`; dtypes as in `softmax`.
       axis: the class axis, or several that share one distribution.
-      where: booleans that broadcast against `logits`; False switches a class off.
+      where: booleans that broadcast against `logits`; False masks a class.
 
     Returns:
-      Probabilities in the shape and dtype of `logits`, 0 for a class that is off or at -inf. Where
-      all logits are 0 they are equal, with a gradient of 0; where no class is on they are 0. A
-      logit of +inf or NaN gives NaN.
+      Probabilities in the shape and dtype of `logits`, 0 for a class masked or at -inf. Where
+      all logits are 0 they are equal, with a gradient of 0; where all classes are masked they are
+      0. A logit of +inf or NaN gives NaN.
 
     Source: Vincent, de Brébisson, Bouthillier, 2015, arXiv:1412.7091; studied by de Brébisson,
-    Vincent, 2016, arXiv:1511.05042. They add a constant to the squares, which is not needed here.
+    Vincent, 2016, arXiv:1511.05042. Their constant added to the squares is not needed here.
 
     Example:
       >>> js.spherical_softmax(jnp.array([1.0, -2.0, 0.0]))
@@ -100,21 +100,21 @@ def spherical_softmax(
 
 
 def sigsoftmax(logits: ArrayLike, axis: ArrayAxis = -1, *, where: ArrayLike | None = None) -> Array:
-    r"""Softmax with each exponential times a sigmoid, whose log-probabilities have a higher rank.
+    r"""Softmax with each exponential times a sigmoid: log-probabilities of higher rank.
 
     $$p_i = \frac{e^{z_i} \sigma(z_i)}{\sum_j e^{z_j} \sigma(z_j)}$$
 
-    It changes with a common offset of the logits: it is the softmax of z where they are large, and
-    of 2z where they are far below 0.
+    It depends on a common offset of the logits: where they are large it is the softmax of z, and
+    where they are far below 0 that of 2z.
 
     Args:
       logits: `[..., classes]`; dtypes as in `softmax`.
       axis: the class axis, or several that share one distribution.
-      where: booleans that broadcast against `logits`; False switches a class off.
+      where: booleans that broadcast against `logits`; False masks a class.
 
     Returns:
-      Probabilities in the shape and dtype of `logits`, 0 for a class that is off or at -inf. They
-      sum to 1, and to 0 where no class is on. A logit of +inf or NaN gives NaN.
+      Probabilities in the shape and dtype of `logits`, 0 for a class masked or at -inf. They
+      sum to 1, and to 0 where all classes are masked. A logit of +inf or NaN gives NaN.
 
     Source: Kanai et al., "Sigsoftmax: reanalysis of the softmax bottleneck", 2018,
     arXiv:1805.10829.
@@ -135,25 +135,25 @@ def ev_softmax(
     epsilon: ArrayLike = 0.0,
     where: ArrayLike | None = None,
 ) -> Array:
-    r"""Softmax over the classes whose logit is not below the mean: sparse, with several modes.
+    r"""Softmax over the classes whose logit is at least the mean: sparse, with several modes.
 
     $$p_i \propto \bigl([\, z_i \ge \bar z \,] + \varepsilon\bigr) \, e^{z_i}, \qquad
     \bar z = \frac1n \sum_j z_j$$
 
-    over the n classes that are on. The derivative takes the choice of classes as it is.
+    over the n unmasked classes. The derivative treats the set of classes kept as constant.
 
     Args:
       logits: `[..., classes]`; dtypes as in `softmax`.
       axis: the class axis, or several that share one distribution.
       epsilon: at least 0, a scalar, or an array that broadcasts against `logits` with the class
-        axis of size 1; may be traced. More than 0 while training, such as 1e-6, makes the
+        axis of size 1; may be traced. A small value while training, such as 1e-6, keeps the
         logarithm finite.
-      where: booleans that broadcast against `logits`; False switches a class off.
+      where: booleans that broadcast against `logits`; False masks a class.
 
     Returns:
-      Probabilities in the shape and dtype of `logits`, 0 for a class that is off or at -inf; these
+      Probabilities in the shape and dtype of `logits`, 0 for a class masked or at -inf; these
       do not count in the mean. Equal logits are all kept. The probabilities sum to 1, and to 0
-      where no class is on. A logit of +inf or NaN gives NaN.
+      where all classes are masked. A logit of +inf or NaN gives NaN.
 
     Source: Chen et al., "Evidential softmax for sparse multimodal distributions in deep generative
     models", 2021, arXiv:2110.14182.
@@ -177,23 +177,23 @@ def scalable_softmax(
     scale: ArrayLike,
     where: ArrayLike | None = None,
 ) -> Array:
-    r"""Softmax that is sharper the more classes there are: their number does not flatten it.
+    r"""Softmax that is sharper the more classes there are, so that many do not flatten it.
 
     $$p_i = \frac{n^{s z_i}}{\sum_j n^{s z_j}} = \mathrm{softmax}(s \log(n) \, z)_i$$
 
-    for the n classes that are on.
+    for the n unmasked classes.
 
     Args:
       logits: `[..., classes]`; dtypes as in `softmax`.
       axis: the class axis, or several that share one distribution.
       scale: s at least 0, a scalar, or an array that broadcasts against `logits` with the class
-        axis of size 1; may be traced, and learned. The paper's example has 0.43.
-      where: booleans that broadcast against `logits`; False switches a class off.
+        axis of size 1; may be traced, and so learned. The paper's example has 0.43.
+      where: booleans that broadcast against `logits`; False masks a class.
 
     Returns:
-      Probabilities in the shape and dtype of `logits`, 0 for a class that is off or at -inf; these
-      do not count in n. They sum to 1, and to 0 where no class is on. A logit of +inf or NaN gives
-      NaN.
+      Probabilities in the shape and dtype of `logits`, 0 for a class masked or at -inf; these
+      do not count in n. They sum to 1, and to 0 where all classes are masked. A logit of +inf or
+      NaN gives NaN.
 
     Source: Nakanishi, "Scalable-softmax is superior for attention", 2025, arXiv:2501.19399.
 
@@ -217,9 +217,9 @@ def _check_not_negative(name, value, one):
 
 
 def _with_size(logits, axis, where):
-    """Return the logits, 0 where a class is off; which classes are on; and the largest |z|.
+    """Return the logits, 0 for masked classes; which classes are unmasked; and the largest |z|.
 
-    The size is a constant to differentiation: it is for a division that cancels.
+    Differentiation treats the last as a constant, since it cancels in what is computed with it.
     """
     z = masked_logits(logits, axis, where)
     on = z != -jnp.inf
@@ -229,7 +229,7 @@ def _with_size(logits, axis, where):
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _normalised(h, axis):
-    """Return `h` over its sum, which is 0 only where no class is on; there `h` is 0, too."""
+    """Return `h` over its sum; 0 where all classes are masked, where `h` and its sum are 0."""
     return h / _total(h, axis)
 
 

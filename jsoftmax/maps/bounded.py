@@ -1,4 +1,4 @@
-"""Maps whose certainty is bounded by the number of training samples."""
+"""Maps whose confidence is bounded by the number of training samples."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -16,23 +16,23 @@ def range_limited_softmax(
     num_samples: ArrayLike,
     where: ArrayLike | None = None,
 ) -> Array:
-    r"""Softmax kept inside [1/n, 1 - 1/n]: no more certain than n training samples allow.
+    r"""Softmax limited to [1/n, 1 - 1/n]: no more confident than n training samples allow.
 
     $$p_i = \frac1n + \left(1 - \frac Cn\right) \mathrm{softmax}(z)_i$$
 
-    for C classes; with two it is the form $1/n + (1 - 2/n)\,s$.
+    for C classes; for two classes this is $1/n + (1 - 2/n)\,s$.
 
     Args:
       logits: `[..., classes]`; dtypes as in `softmax`.
       axis: the class axis.
-      num_samples: n >= C, the number of training samples. May be traced: then a smaller n gives
-        NaN, and a concrete one raises `ValueError`.
-      where: booleans that broadcast against `logits`; a class switched off gets 0, not 1/n, and
-        does not count in C.
+      num_samples: n >= C, the number of training samples. A smaller n raises `ValueError`,
+        or gives NaN if it is traced.
+      where: booleans that broadcast against `logits`; a masked class gets 0, not 1/n, and does not
+        count in C.
 
     Returns:
-      Probabilities that sum to 1 in the shape and dtype of `logits`. A logit of -inf gets 1/n: its
-      softmax is 0, and the floor is what the map is for.
+      Probabilities that sum to 1 in the shape and dtype of `logits`. A logit of -inf gets the
+      lower limit 1/n, since its softmax is 0; use `where` to remove a class.
 
     Source: label smoothing (Szegedy et al., 2016, arXiv:1512.00567, section 7) with
     $\varepsilon = C/n$, applied to the prediction instead of the label.
@@ -59,26 +59,26 @@ def gaussian_softmax(
     num_samples: ArrayLike,
     where: ArrayLike | None = None,
 ) -> Array:
-    r"""Softmax of a softmax, scaled so that n training samples bound the certainty.
+    r"""Softmax of a softmax, scaled so that n training samples bound the confidence.
 
     $$p = \mathrm{softmax}\bigl(\log(n - 1)\; \mathrm{softmax}(z)\bigr)$$
 
-    With two classes, of which one has softmax s, it is $1 / (1 + (n-1)^{1 - 2s})$: the likelihood
-    ratio of two Gaussians around 0 and 1 whose ends are 1/n and 1 - 1/n. With C classes it stays
-    inside $[1/(n + C - 2),\ (n-1)/(n + C - 2)]$.
+    For two classes, one of which has softmax s, it is $1 / (1 + (n-1)^{1 - 2s})$: the posterior of
+    two Gaussians of equal width around 0 and 1, from 1/n at s = 0 to 1 - 1/n at s = 1. For C
+    classes it stays inside $[1/(n + C - 2),\ (n-1)/(n + C - 2)]$.
 
     Args:
       logits: `[..., classes]`; dtypes as in `softmax`.
       axis: the class axis.
-      num_samples: n >= 2, the number of training samples. May be traced: then a smaller n gives
-        NaN, and a concrete one raises `ValueError`.
-      where: booleans that broadcast against `logits`; a class switched off gets 0.
+      num_samples: n >= 2, the number of training samples. A smaller n raises `ValueError`,
+        or gives NaN if it is traced.
+      where: booleans that broadcast against `logits`; a masked class gets 0.
 
     Returns:
-      Probabilities in the shape and dtype of `logits`. A logit of -inf has a softmax of 0 and so
-      keeps the smallest probability, which is not 0; `where` removes a class.
+      Probabilities in the shape and dtype of `logits`. A logit of -inf gets the smallest
+      probability, which is not 0, since its softmax is 0; use `where` to remove a class.
 
-    Source: no publication known to us; the two-class form is derived above. A loss needs its
+    Source: no publication known to us; the two-class form is derived above. For a loss use its
     logarithm, `log_gaussian_softmax`.
 
     Example:
@@ -98,7 +98,7 @@ def log_gaussian_softmax(
     num_samples: ArrayLike,
     where: ArrayLike | None = None,
 ) -> Array:
-    r"""Logarithm of `gaussian_softmax`; never below -log(n + C - 2), so it can not underflow.
+    r"""Logarithm of `gaussian_softmax`; at least -log(n + C - 2), so it cannot underflow.
 
     $$\log p = L s - \log \sum_j e^{L s_j}, \qquad s = \mathrm{softmax}(z), \quad L = \log(n - 1)$$
 
@@ -106,7 +106,7 @@ def log_gaussian_softmax(
       logits: `[..., classes]`; dtypes as in `softmax`.
       axis: the class axis.
       num_samples: n >= 2, as in `gaussian_softmax`.
-      where: booleans that broadcast against `logits`; a class switched off gets -inf.
+      where: booleans that broadcast against `logits`; a masked class gets -inf.
 
     Returns:
       Log-probabilities in the shape and dtype of `logits`.

@@ -1,9 +1,9 @@
-"""Sparse probabilities: sparsemax, 1.5-entmax and the family that they belong to.
+"""Sparse probabilities: sparsemax, 1.5-entmax and their family, entmax.
 
-    p_i = [1 + β (z_i - λ)]_+^(1/β)        β = α - 1, and λ such that they sum to 1
+    p_i = [1 + β (z_i - λ)]_+^(1/β)        β = α - 1, with λ such that they sum to 1
 
 It is softmax at α = 1 and sparsemax at α = 2; below 1 its tails are heavier than those of softmax.
-How λ is found is in entmax_solver.py.
+entmax_solver.py finds λ.
 """
 
 import jax.numpy as jnp
@@ -17,19 +17,19 @@ from jsoftmax.maps.softmax import softmax
 
 
 def sparsemax(logits: ArrayLike, axis: ArrayAxis = -1, *, where: ArrayLike | None = None) -> Array:
-    r"""Sparse probabilities: the point of the simplex that is nearest to the logits.
+    r"""Sparse probabilities: the point of the simplex nearest to the logits.
 
     $$p_i = [z_i - \tau]_+, \qquad \sum_i p_i = 1$$
 
     Args:
       logits: `[..., classes]`. 16-bit floats are computed in float32; integers become floats.
       axis: the class axis, or several that share one distribution.
-      where: booleans that broadcast against `logits`; False switches a class off.
+      where: booleans that broadcast against `logits`; False masks a class.
 
     Returns:
       Probabilities in the shape and dtype of `logits`, exactly 0 for logits more than 1 below the
-      largest, and often for others; all 0 where no class is on. A logit of +inf or NaN gives NaN.
-      The gradient is 0 for a class that gets 0.
+      largest, and often for others; all 0 where all classes are masked. A logit of +inf or NaN
+      gives NaN. The gradient is 0 for a class of probability 0.
 
     Source: Martins, Astudillo, "From softmax to sparsemax", 2016, arXiv:1602.02068, eq. 2; Newton's
     method in place of its algorithm 1, which sorts.
@@ -49,7 +49,7 @@ def entmax15(logits: ArrayLike, axis: ArrayAxis = -1, *, where: ArrayLike | None
     Args:
       logits: `[..., classes]`; dtypes as in `sparsemax`.
       axis: the class axis, or several that share one distribution.
-      where: booleans that broadcast against `logits`; False switches a class off.
+      where: booleans that broadcast against `logits`; False masks a class.
 
     Returns:
       Probabilities in the shape and dtype of `logits`, exactly 0 for logits more than 2 below the
@@ -79,18 +79,18 @@ def entmax(
     Args:
       logits: `[..., classes]`; dtypes as in `sparsemax`.
       axis: the class axis, or several that share one distribution.
-      alpha: α, any number, a scalar, or an array that broadcasts against `logits` with the class
-        axis of size 1. May be traced and has a gradient, also at 1. Above 1 classes far below the
-        largest get exactly 0; below 1 all get more than from softmax.
-      where: booleans that broadcast against `logits`; False switches a class off.
+      alpha: α, any real number: a scalar, or an array that broadcasts against `logits` with the
+        class axis of size 1. May be traced and has a gradient, also at 1. Above 1 classes far below
+        the largest get exactly 0; below 1 the tails are heavier than those of softmax.
+      where: booleans that broadcast against `logits`; False masks a class.
 
     Returns:
       Probabilities in the shape and dtype of `logits`; otherwise as `sparsemax`. Above α = 2 the
-      derivative is unbounded where a probability comes to 0.
+      derivative is unbounded as a probability approaches 0.
 
-    Source: Peters, Niculae, Martins, 2019, arXiv:1905.05702, eq. 8 and 9. The derivative to α:
-    Correia, Niculae, Martins, "Adaptively sparse transformers", 2019, arXiv:1909.00015, section
-    3.2.
+    Source: Peters, Niculae, Martins, 2019, arXiv:1905.05702, eq. 8 and 9. The derivative with
+    respect to α: Correia, Niculae, Martins, "Adaptively sparse transformers", 2019,
+    arXiv:1909.00015, section 3.2.
 
     Example:
       >>> z = jnp.array([1.0, 0.8, -2.0])
@@ -118,7 +118,7 @@ def tempered_softmax(
     t: ArrayLike,
     where: ArrayLike | None = None,
 ) -> Array:
-    r"""Softmax with the deformed exponential of temperature t: heavy tails above 1, none below.
+    r"""Softmax with a deformed exponential: heavy tails for t > 1, no tails for t < 1.
 
     $$p_i = \exp_t(z_i - \lambda), \qquad \exp_t(x) = [1 + (1 - t)\,x]_+^{1 / (1 - t)}, \qquad
     \sum_i p_i = 1$$
@@ -128,9 +128,9 @@ def tempered_softmax(
     Args:
       logits: `[..., classes]`; dtypes as in `sparsemax`.
       axis: the class axis, or several that share one distribution.
-      t: any number, a scalar or an array that broadcasts against `logits` with the class axis of
-        size 1; may be traced and has a gradient, also at 1.
-      where: booleans that broadcast against `logits`; False switches a class off.
+      t: any real number: a scalar, or an array that broadcasts against `logits` with the class
+        axis of size 1; may be traced and has a gradient, also at 1.
+      where: booleans that broadcast against `logits`; False masks a class.
 
     Returns:
       Probabilities in the shape and dtype of `logits`, as `entmax`.

@@ -1,11 +1,11 @@
 """The threshold of entmax by Newton's method, and the derivatives of the map.
 
-On logits relative to their largest, d = z - max z, the largest probability is u^(1/β) with
-u = 1 - β λ, and p_i = [u + β d_i]_+^(1/β). So one number per example is to be found: u, or for any
-α the logarithm of the largest probability, m = log(u) / β. Nothing is sorted.
+With the logits relative to their maximum, d = z - max z, the largest probability is u^(1/β), where
+u = 1 - β λ, and p_i = [u + β d_i]_+^(1/β). So there is one unknown per example: u, or for general α
+the logarithm of the largest probability, m = log(u) / β. Nothing is sorted.
 
-Newton's method runs on (Σ p)^β, which is linear in u where all logits are equal, and for β <= 1
-convex or concave such that the steps, from u = 1, never pass the solution.
+Newton's method is applied to (Σ p)^β, which is linear in u where all logits are equal, and for
+β <= 1 convex or concave such that the steps, starting from u = 1, never overshoot the solution.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from jsoftmax.core.roots import increasing_root
 
 
 def broadcast_alpha(alpha: ArrayLike, top: Array) -> Array:
-    """Return α in the shape of logits of one class."""
+    """Return α broadcast to the shape of the logits with the class axis of size 1."""
     alpha = cast_like(alpha, top)
     check_per_example("alpha", alpha, top.shape)
     return jnp.broadcast_to(alpha, top.shape)
@@ -46,7 +46,7 @@ def power_map(d: Array, power: int) -> Array:
 
 @power_map.defjvp
 def _power_map_jvp(power, primals, tangents):
-    # dp_i = g_i (dz_i - sum_j g_j dz_j / sum_j g_j) with g = p^(2 - α) on the support, 0 elsewhere.
+    # dp_i = g_i (dz_i - sum_j g_j dz_j / sum_j g_j), g = p^(2 - α) on the support and 0 elsewhere.
     (d,), (dd,) = primals, tangents
     p = power_map(d, power)
     g = jnp.sign(p) if power == 1 else safe_sqrt(p)
@@ -59,7 +59,7 @@ def _evaluate_linear(d, u):
     zero = 0 * u
     one = zero + 1
     total = jnp.sum(jnp.maximum(u + d, zero), -1, keepdims=True)
-    # The number of d above -u: a difference of two floats in (-1, 1] is not below 2^-100.
+    # The number of d above -u: a difference of two floats in (-1, 1] is 0 or at least 2^-100.
     huge = one * 2.0**100
     support = jnp.sum(jnp.minimum(jnp.maximum(d, -u) * huge + u * huge, one), -1, keepdims=True)
     return total - 1, u - (total - 1) / jnp.maximum(support, 1)
@@ -83,7 +83,7 @@ def largest_log_p(d: Array, alpha: Array) -> Array:
 
 
 def _evaluate(beta, d, m):
-    """Return the same as those above for m in place of u."""
+    """Return what the two functions above do, for general α: with m in place of u."""
     scaled = jnp.exp(-beta * m)
     log_p = m + inverse_box_cox(d * scaled, beta)
     on = log_p > -jnp.inf
@@ -97,7 +97,7 @@ def _evaluate(beta, d, m):
 
 @jax.custom_jvp
 def log_entmax(d: Array, alpha: Array) -> Array:
-    """Return the logarithm of the probabilities, -inf for those that are 0."""
+    """Return the log-probabilities, -inf where a probability is 0."""
     beta = alpha - 1
     m = largest_log_p(d, alpha)
     return m + inverse_box_cox(d * jnp.exp(-beta * m), beta)
@@ -125,10 +125,10 @@ def _log_entmax_jvp(primals, tangents):
 
 
 def _root_from_few(evaluate: Callable, d: Array, low: Array, high: Array) -> Array:
-    """Solve for the largest of every 16 classes, and from there for all.
+    """Solve for the maxima of groups of 16 classes, and start from there for all classes.
 
-    Fewer classes have a smaller sum, so theirs is an upper bound, and as a rule a close one: for
-    normal logits of 32,000 classes two to four steps over all of them are left of eight.
+    Fewer classes have a smaller sum, so their solution is an upper bound, and usually a close one:
+    for 32,000 normal logits two to four steps over all classes are left instead of eight.
     """
     tolerance = 4 * float(jnp.finfo(d.dtype).eps)
     start, groups = high, d.shape[-1] // 16

@@ -1,4 +1,4 @@
-"""One class: the largest, or one drawn at random, with gradients."""
+"""Choose one class, the largest or a random one, with usable gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,12 @@ def hardmax(logits: ArrayLike, axis: int = -1, *, where: ArrayLike | None = None
     Args:
       logits: `[..., classes]`, any real dtype.
       axis: the class axis.
-      where: booleans that broadcast against `logits`; False switches a class off.
+      where: booleans that broadcast against `logits`; False masks a class.
 
     Returns:
-      An indicator in the shape and dtype of `logits`. The first of equal logits wins; all zeros
-      where no class is on; NaN where a logit is NaN. Its gradient is zero: see `straight_through`.
+      One-hot vectors in the shape and dtype of `logits`. The first of equal logits wins; all zeros
+      where all classes are masked; NaN where a logit is NaN. The gradient is zero: see
+      `straight_through`.
 
     Source: the usual definition.
 
@@ -45,11 +46,11 @@ def straight_through(hard: Array, soft: Array) -> Array:
     $$y = \mathrm{hard}, \qquad \partial y = \partial\,\mathrm{soft}$$
 
     Args:
-      hard: what the forward pass uses, such as `hardmax(logits)`.
-      soft: what the derivative sees, such as `softmax(logits)`; the shape and dtype of `hard`.
+      hard: the value of the forward pass, such as `hardmax(logits)`.
+      soft: what is differentiated, such as `softmax(logits)`; the shape and dtype of `hard`.
 
     Returns:
-      `hard` to the last bit. Adding and subtracting `soft`, the usual way, would round it.
+      `hard`, exact to the last bit; the usual `soft + stop_gradient(hard - soft)` rounds it.
 
     Source: Bengio, Léonard, Courville, "Estimating or propagating gradients through stochastic
     neurons", 2013, arXiv:1308.3432.
@@ -92,9 +93,9 @@ def gumbel_softmax(
       key: a key of `jax.random`.
       logits: `[..., classes]`; the noise is drawn in float32 or wider, accurate in its upper tail.
       axis: the class axis.
-      where: booleans that broadcast against `logits`; False switches a class off.
-      temperature: T > 0; as it falls, `y` comes close to an exact one-hot sample. May be traced.
-      hard: return the sample itself, one-hot, with the gradient of the relaxation.
+      where: booleans that broadcast against `logits`; False masks a class.
+      temperature: T > 0; as it falls, `y` approaches a one-hot sample. May be traced.
+      hard: return the one-hot sample itself, with the gradient of the relaxation.
 
     Returns:
       Points of the simplex in the shape and dtype of `logits`.

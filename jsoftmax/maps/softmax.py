@@ -1,7 +1,7 @@
 """Softmax, its logarithm, and the log-partition function.
 
-All are written on `d = (z - max z) / T`, the logits relative to their largest. `d` is at most 0, so
-nothing overflows, and a common offset of any size drops out before anything is rounded.
+All are computed from `d = (z - max z) / T`, the logits relative to their maximum. `d` is at most 0,
+so nothing overflows, and a common offset of any size cancels before anything is rounded.
 """
 
 from functools import partial
@@ -34,16 +34,16 @@ def softmax(
     Args:
       logits: `[..., classes]`. 16-bit floats are computed in float32; integers become floats.
       axis: the class axis, or several that share one distribution.
-      where: booleans that broadcast against `logits`; False switches a class off.
+      where: booleans that broadcast against `logits`; False masks a class.
       temperature: T > 0, a scalar, or an array that broadcasts against `logits` with the class axis
         of size 1; may be traced.
-      sink: b, an extra class that takes probability and is not returned; it broadcasts against
-        `logits` with the class axis of size 1. `sink=0.` gives "softmax plus one".
+      sink: b, the logit of an extra class that takes probability but is not returned; broadcasts
+        against `logits` with the class axis of size 1. `sink=0.` gives "softmax plus one".
 
     Returns:
-      Probabilities in the shape and dtype of `logits`, 0 for a class that is off or at -inf. They
-      sum to 1, to less with a sink, and to 0 where no class is on. A logit of +inf or NaN gives
-      NaN.
+      Probabilities in the shape and dtype of `logits`, 0 for a class masked or at -inf. They
+      sum to 1, to less than 1 with a sink, and to 0 where all classes are masked. A logit of +inf
+      or NaN gives NaN.
 
     Source: Bridle, "Probabilistic interpretation of feedforward classification network outputs",
     1990. Sinks: Xiao et al., "Efficient streaming language models with attention sinks", 2023,
@@ -71,21 +71,21 @@ def log_softmax(
     temperature: ArrayLike = 1.0,
     sink: ArrayLike | None = None,
 ) -> Array:
-    r"""Logarithm of `softmax`, which stays finite where the probability underflows.
+    r"""Logarithm of `softmax`; finite even where the probability underflows.
 
     $$\log p_i = z_i / T - \log\left(e^{b / T} + \sum_j e^{z_j / T}\right)$$
 
     Args:
       logits: `[..., classes]`; dtypes as in `softmax`.
       axis: the class axis, or several that share one distribution.
-      where: booleans that broadcast against `logits`; False switches a class off.
+      where: booleans that broadcast against `logits`; False masks a class.
       temperature: T > 0, a scalar, or an array that broadcasts against `logits` with the class axis
         of size 1; may be traced.
       sink: b, an extra class that is not returned, as in `softmax`.
 
     Returns:
-      Log-probabilities in the shape and dtype of `logits`, -inf for a class that is off. For a loss
-      use `cross_entropy`: taking one entry of this loses all digits once its probability is near 1.
+      Log-probabilities in the shape and dtype of `logits`, -inf for a masked class. For a loss use
+      `cross_entropy`: one entry of this has no correct digits left once its probability is near 1.
 
     Source: as `softmax`.
 
@@ -115,11 +115,11 @@ def logsumexp(
     Args:
       logits: `[..., classes]`; dtypes as in `softmax`.
       axis: the class axis, or several.
-      where: booleans that broadcast against `logits`; False leaves a class out.
+      where: booleans that broadcast against `logits`; False masks a class.
       keepdims: keep the class axis, with size 1.
 
     Returns:
-      `[...]` in the dtype of `logits`; -inf with a gradient of 0 where no class is on.
+      `[...]` in the dtype of `logits`; -inf with a gradient of 0 where all classes are masked.
 
     Source: as `softmax`.
 
@@ -161,8 +161,8 @@ def _log_softmax_jvp(axis, primals, tangents):
     return log_p, _log_softmax_tangent(log_p, dd, axis)
 
 
-# d log p_i = dz_i - sum_j p_j dz_j, and nothing for a class at -inf. The checkpoint keeps log p
-# alone for the backward pass, not also p and a mask.
+# d log p_i = dz_i - sum_j p_j dz_j, and 0 for a class at -inf. The checkpoint saves only log p for
+# the backward pass, and not p and a mask as well.
 @partial(jax.checkpoint, static_argnums=(2,))
 def _log_softmax_tangent(log_p, dd, axis):
     mean = jnp.sum(jnp.exp(log_p) * dd, axis, keepdims=True)
@@ -182,7 +182,7 @@ def _logsumexp_jvp(axis, primals, tangents):
 
 
 def _log_odds_against(sink, d, top, axis, temperature):
-    """Return `log(sum_j exp(z_j / T)) - b / T`: the classes against the sink."""
+    """Return `log(sum_j exp(z_j / T)) - b / T`: the log-odds of the classes against the sink."""
     total = jnp.where(top == -jnp.inf, -jnp.inf, _logsumexp(d, axis))
     check_per_example("sink", sink, total.shape)
     b = (cast_like(sink, d) - neg_inf_to_zero(top)) / cast_like(temperature, d)
@@ -190,10 +190,11 @@ def _log_odds_against(sink, d, top, axis, temperature):
 
 
 def softmax_tangent(d, slope, dd):
-    """Return the tangent of a function of p = softmax(d) whose derivative to p_j is `slope`.
+    """Return the tangent of a function of p = softmax(d) with derivative `slope` in p_j.
 
-    Only differences of slopes count. Relative to that of the largest probability a sure model's
-    slopes are 0 for it, and what is left is as accurate as the other probabilities.
+    Only differences of slopes matter. Taken relative to the slope of the largest probability, that
+    class contributes nothing, and a confident model's result is as accurate as its small
+    probabilities.
     """
     p = softmax(d)
     slope -= jnp.take_along_axis(slope, jnp.argmax(d, -1, keepdims=True), -1)

@@ -1,4 +1,4 @@
-"""Logits to memberships: the relaxed choice of k classes."""
+"""The relaxed choice of k classes."""
 
 import math
 from functools import partial
@@ -23,21 +23,21 @@ def soft_top_k(
     where: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
 ) -> Array:
-    r"""How much each class belongs to the k largest: between 0 and 1, with a sum of k.
+    r"""Relaxed top-k: each class's membership in the k largest, from 0 to 1, with a sum of k.
 
     $$p_i = \sigma\bigl((z_i - \tau) / T\bigr), \qquad \sum_i p_i = k$$
 
     Args:
       logits: `[..., classes]`. 16-bit floats are computed in float32; integers become floats.
-      k: how many to choose, an integer of at least 1; static.
+      k: how many classes to choose, an integer of at least 1; static.
       axis: the class axis, or several that share one choice.
-      where: booleans that broadcast against `logits`; False switches a class off.
-      temperature: T > 0; as it falls, `p` comes close to the indicator of the k largest. A scalar,
-        or an array that broadcasts against `logits` with the class axis of size 1; may be traced.
+      where: booleans that broadcast against `logits`; False masks a class.
+      temperature: T > 0; as it falls, `p` approaches the indicator of the k largest. A scalar, or
+        an array that broadcasts against `logits` with the class axis of size 1; may be traced.
 
     Returns:
-      Memberships in the shape and dtype of `logits`. Where no more than k classes are on, they are
-      1, and 0 for the others. A logit of +inf or NaN gives NaN.
+      Memberships in the shape and dtype of `logits`. Where no more than k classes are unmasked,
+      these get 1 and the others 0. A logit of +inf or NaN gives NaN.
 
     Source: Amos, Koltun, Kolter, "The limited multi-label projection layer", 2019,
     arXiv:1906.08707, eq. 2 and 6, with a temperature.
@@ -55,10 +55,10 @@ def soft_top_k(
     if k >= rows.shape[-1]:
         return on.astype(logits.dtype)
     one_class = jax.eval_shape(lambda: jnp.max(z, axis, keepdims=True)).shape
-    # Behind the barrier: XLA merges the slices below with that of top_k, and then sorts everything.
+    # The barrier keeps XLA from merging the slices below into top_k, which it then fully sorts.
     largest = lax.optimization_barrier(lax.top_k(rows, k + 1)[0])
     last, following = (classes_back(largest[..., i : i + 1], one_class, axis) for i in (k - 1, k))
-    # Logits around the threshold, where digits are needed, and not around the largest.
+    # Logits relative to the threshold, where precision is needed, and not to the maximum.
     d = relative(z, last, temperature)
     gap = -neg_inf_to_zero(relative(following, last, lax.stop_gradient(temperature)))
     p = sigmoid(d + _shift(d, gap, k, axis))
@@ -73,10 +73,10 @@ def _shift(d, gap, k, axis):
     x = gap + log k, and at most k for x = -log(C - k).
     """
     ahead = d > 0
-    short = k - jnp.sum(ahead, axis, keepdims=True).astype(d.dtype)  # 1 without equal logits
+    short = k - jnp.sum(ahead, axis, keepdims=True).astype(d.dtype)  # 1 unless logits are equal
 
     def evaluate(x):
-        # By their distance from 0 or 1, so that a k of thousands costs the few between no digits.
+        # Summed as distances from 0 or 1, so that a k in the thousands costs no precision.
         u = d + x
         distance = jax.nn.sigmoid(jnp.where(ahead, -u, u))
         excess = jnp.sum(jnp.where(ahead, -distance, distance), axis, keepdims=True) - short

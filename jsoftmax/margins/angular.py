@@ -2,11 +2,11 @@
 
     φ(θ) = (-1)^k cos(a) - 2k - m3        a = m1 θ + m2        k = floor(a / π)
 
-It changes the true class's score only. For a <= π it is cos(m1 θ + m2) - m3. Past π a bare cosine
-would rise again and reward a feature for turning away; each half turn is therefore mirrored and
-lowered by 2, which makes φ fall everywhere, continuously and with a continuous slope. For
-m2 = m3 = 0 and integer m1 it is the ψ of L-Softmax and A-Softmax; it gives ArcFace, CosFace and
-their combinations the continuation that they leave open.
+It changes only the score of the true class. For a <= π it is cos(m1 θ + m2) - m3. Past π a plain
+cosine would rise again and reward a feature for turning away. Each further half turn is therefore
+mirrored and lowered by 2, so that φ decreases everywhere and has a continuous slope. For integer m1
+and m2 = m3 = 0 it is the ψ of L-Softmax and A-Softmax; ArcFace, CosFace and their combinations do
+not define a continuation, and get this one.
 """
 
 import dataclasses
@@ -32,16 +32,16 @@ class AngularMargin:
     $$\varphi(\theta) = (-1)^k \cos a - 2k - m_3, \qquad a = m_1 \theta + m_2,\; k = \lfloor a/\pi
     \rfloor$$
 
-    A frozen pytree: the numbers are leaves, so they can be traced, scheduled and learned; the other
-    fields are static.
+    A frozen pytree: the numeric parameters are leaves, so they can be traced, scheduled and
+    learned; the other fields are static.
 
     Args:
       m1, m2, m3: factor on the angle, angle added (radians), and cosine subtracted. Each, and
-        `anneal`, may be an array `[classes]`: the evaluators take the number of the true class.
+        `anneal`, may be an array `[classes]`: the `linear_*` functions use the true class's entry.
       scale: factor on all scores, after the margin.
       anneal: λ >= 0; the target is $(\lambda \cos\theta + \varphi) / (1 + \lambda)$.
-      normalize_features, normalize_weight: whether scores use the unit vector in place of the
-        feature, and of each class vector.
+      normalize_features, normalize_weight: whether features, and class vectors, are normalised to
+        unit length.
       gradient: "exact", or "straight_through" for the derivative of cos θ in place of that of φ.
 
     Source: Deng et al., "ArcFace", 2019, arXiv:1801.07698, eq. 4; the continuation past π: Liu et
@@ -62,7 +62,7 @@ class AngularMargin:
     gradient: str = _static(default="exact")
 
     def __call__(self, cosine: ArrayLike) -> Array:
-        """Return φ, annealed, of the cosine to the true class vector, for any shape."""
+        """Return the annealed φ of the cosine to the true class vector, for any shape."""
         c = to_compute_dtype(cosine)
         phi = _continued_cosine(
             c, cast_like(self.m1, c), cast_like(self.m2, c), whole_number(self.m1)
@@ -89,17 +89,17 @@ def angular_margin(
     \theta_j$$
 
     Args:
-      m1: factor on the angle. A whole number that is known while tracing is a polynomial in the
-        cosine, which needs no inverse cosine.
+      m1: factor on the angle. For a concrete whole number, φ is computed as a polynomial in the
+        cosine, without an inverse cosine.
       m2: angle added, in radians.
       m3: cosine subtracted.
       scale: s.
-      gradient: "exact" follows φ, whose slope is sin(a)/sin(θ), and vanishes where the angle
-        crosses a multiple of π. "straight_through" takes the slope of the plain cosine instead: a
-        steadier signal that some implementations prefer.
+      gradient: "exact" differentiates φ, whose slope is sin(a)/sin(θ) and vanishes where a crosses
+        a multiple of π. "straight_through" uses the slope of the plain cosine instead: a steadier
+        signal that some implementations prefer.
 
     Returns:
-      An `AngularMargin`, for `margin=` of an evaluator such as `linear_logits`.
+      An `AngularMargin`, for `margin=` of a `linear_*` function such as `linear_logits`.
 
     Source: Deng et al., 2019, arXiv:1801.07698, eq. 4. Straight-through: "characteristic gradient
     detachment" in Liu et al., "SphereFace revived", 2022, arXiv:2109.05565.
@@ -116,7 +116,7 @@ def angular_margin(
 def _chebyshev(c, n):
     """Return cos(nθ) and sin(nθ)/sin(θ), polynomials in c = cos θ, for a whole n >= 1.
 
-    T(n+1) = 2c T(n) - T(n-1) and the same for U; in float32 more accurate than cos(n arccos c).
+    T(n+1) = 2c T(n) - T(n-1) and the same for U; more accurate in float32 than cos(n arccos c).
     """
     t, t_next = jnp.ones_like(c), c
     u, u_next = jnp.zeros_like(c), jnp.ones_like(c)
@@ -161,9 +161,9 @@ def _continued_cosine(c, m1, m2, multiple):
 def _continued_cosine_jvp(multiple, primals, tangents):
     # With dθ/dc = -1 / sin θ, and k constant between multiples of π, where sin(a) is zero:
     #   dφ = (-1)^k sin(a) (m1 dc / sin θ - θ dm1 - dm2)
-    # At c = ±1 the slope is singular for m2 != 0, but it multiplies dc/dx = O(sin θ): any finite
-    # value serves. Taking sin θ >= sqrt(eps), the sine of the float next to 1, gives a finite one,
-    # and leaves every other c as it is. k is recomputed from a stopped gradient: it has none.
+    # At c = ±1 the slope is singular for m2 != 0, but it multiplies dc/dx = O(sin θ), so any finite
+    # value will do. Bounding sin θ below by sqrt(eps), about the sine of the float next to 1, gives
+    # one and leaves every other c unchanged. k is piecewise constant: its gradient is stopped.
     (c, m1, m2), (dc, dm1, dm2) = primals, tangents
     phi = _continued_cosine(c, m1, m2, multiple)
     c = jnp.clip(c, -1, 1)

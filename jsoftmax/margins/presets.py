@@ -1,4 +1,4 @@
-"""The published margins as numbers of `AngularMargin`.
+"""The published margins as parameters of `AngularMargin`.
 
 preset            φ                    scores of the other classes
 modified_softmax  cos θ                |x| cos θ_j
@@ -20,7 +20,7 @@ from jsoftmax.margins.angular import AngularMargin
 
 
 def modified_softmax() -> AngularMargin:
-    r"""Unit class vectors, no margin: only the angle and the feature's norm decide.
+    r"""Unit class vectors, no margin: the score depends on the angle and the feature's norm.
 
     $$z_j = \|x\| \cos \theta_j$$
 
@@ -58,14 +58,14 @@ def normface(scale: ArrayLike = 20.0) -> AngularMargin:
 
 
 def l_softmax(m: ArrayLike = 4, anneal: ArrayLike = 0.0) -> AngularMargin:
-    r"""L-Softmax: a multiplied angle, with the norms of features and class vectors kept.
+    r"""L-Softmax: the angle multiplied, with features and class vectors unnormalised.
 
     $$z_y = \|w_y\| \|x\| \frac{\lambda \cos\theta_y + \psi(\theta_y)}{1 + \lambda}, \qquad
     z_j = w_j^\top x$$
 
     Args:
       m: factor on the angle, a whole number in the paper.
-      anneal: λ. Hard data needs it large at first (1000) and falling to 5 or so; may be traced.
+      anneal: λ. On hard data start large (1000) and decay to about 5; may be traced.
 
     Returns:
       An `AngularMargin`.
@@ -81,7 +81,7 @@ def l_softmax(m: ArrayLike = 4, anneal: ArrayLike = 0.0) -> AngularMargin:
 
 
 def a_softmax(m: ArrayLike = 4, anneal: ArrayLike = 0.0) -> AngularMargin:
-    r"""A-Softmax, SphereFace: a multiplied angle, unit class vectors, the feature's norm kept.
+    r"""A-Softmax (SphereFace): the angle multiplied, unit class vectors, features unnormalised.
 
     $$z_y = \|x\| \frac{\lambda \cos\theta_y + \psi(\theta_y)}{1 + \lambda}, \qquad
     z_j = \|x\| \cos\theta_j$$
@@ -104,7 +104,7 @@ def a_softmax(m: ArrayLike = 4, anneal: ArrayLike = 0.0) -> AngularMargin:
 
 
 def am_softmax(margin: ArrayLike = 0.35, scale: ArrayLike = 30.0) -> AngularMargin:
-    r"""AM-Softmax: a margin subtracted from the cosine. `cosface` with another default scale.
+    r"""AM-Softmax: a margin subtracted from the cosine; `cosface` with another default scale.
 
     $$z_y = s\,(\cos\theta_y - m), \qquad z_j = s \cos\theta_j$$
 
@@ -155,8 +155,8 @@ def arcface(margin: ArrayLike = 0.5, scale: ArrayLike = 64.0) -> AngularMargin:
       scale: s.
 
     Returns:
-      An `AngularMargin`. Beyond θ = π - m it goes on falling, as the module's head describes; the
-      paper's formula rises again there.
+      An `AngularMargin`. Beyond θ = π - m, where the paper's formula would rise again, it keeps
+      decreasing: see `AngularMargin`.
 
     Source: Deng et al., "ArcFace", 2019, arXiv:1801.07698, eq. 3.
 
@@ -181,7 +181,7 @@ def combined_margin(
       scale: s.
 
     Returns:
-      An `AngularMargin`, the same as `angular_margin` with the paper's defaults (CM1).
+      An `AngularMargin`: `angular_margin` with the paper's defaults (CM1).
 
     Source: Deng et al., 2019, arXiv:1801.07698, eq. 4 and table 2.
 
@@ -201,13 +201,13 @@ def ldam(
     \cos\theta_j$$
 
     Args:
-      class_counts: `[classes]`, how many examples each class has. A class of count 0 gets the
+      class_counts: `[classes]`, the number of examples of each class. A class of count 0 gets the
         largest margin.
       max_margin: m, the margin of the rarest class.
       scale: s.
 
     Returns:
-      An `AngularMargin` with a margin for every class.
+      An `AngularMargin` with one margin per class.
 
     Source: Cao et al., "Learning imbalanced datasets with label-distribution-aware margin loss",
     2019, arXiv:1906.07413, eq. 11 and 13; m = 0.5 and s = 30 as in the authors' code. The paper

@@ -1,4 +1,4 @@
-"""Logits, labels -> how good the logits are, and how far to believe them.
+"""Logits, labels -> accuracy, perplexity, calibration errors, and the temperature that mends them.
 
 May import core, checks, maps, stats and losses.
 """

@@ -1,4 +1,4 @@
-"""How good logits are: accuracy and perplexity."""
+"""Accuracy and perplexity."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -28,14 +28,14 @@ def top_k_accuracy(
     Args:
       logits: `[..., classes]`, any real dtype.
       labels: integers `[...]`.
-      k: how many guesses each example has; static.
-      where: booleans that broadcast against `logits`; False switches a class off.
+      k: number of guesses per example; static.
+      where: booleans that broadcast against `logits`; False masks a class.
       sample_weight: `[...]`, a weight or a mask.
       ignore_index: a label whose examples are left out.
 
     Returns:
       A scalar; 0 if no example is left. Among equal logits the lower class ranks first, as in
-      `jnp.argmax` and `jax.lax.top_k`. NaN if a label that counts is outside [0, classes).
+      `jnp.argmax` and `jax.lax.top_k`. NaN if a label is out of range and not ignored.
 
     Source: Russakovsky et al., "ImageNet large scale visual recognition challenge", 2015,
     arXiv:1409.0575, section 4.
@@ -51,7 +51,7 @@ def top_k_accuracy(
     target = at_label(logits, labels)
     z = to_compute_dtype(logits)
     before = jnp.arange(z.shape[-1]) < labels[..., None]
-    # "not less" instead of "greater", so that NaN logits rank ahead and never count as right.
+    # "not less" instead of "greater", so that NaN logits rank ahead and never count as correct.
     ahead = jnp.where(before, ~(z < target[..., None]), ~(z <= target[..., None]))
     rank = jnp.sum(ahead & ~is_label(z, labels), -1)
     return weighted_mean(cast_like(rank < k, z), weight)
@@ -66,20 +66,20 @@ def perplexity(
     ignore_index: ArrayLike | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> Array:
-    r"""Exponential of the mean cross-entropy: the number of equally likely guesses it is worth.
+    r"""Exponential of the mean cross-entropy: the effective number of equally likely classes.
 
     $$\exp\left(\frac{\sum_i w_i\,(-\log p_i)}{\sum_i w_i}\right)$$
 
     Args:
       logits: `[..., classes]`, any real dtype.
       labels: integers `[...]`.
-      where: booleans that broadcast against `logits`; False switches a class off.
+      where: booleans that broadcast against `logits`; False masks a class.
       sample_weight: `[...]`, a weight or a mask.
       ignore_index: a label whose examples are left out.
       axis_name: mesh axes over which the mean is taken, as in `weighted_mean`.
 
     Returns:
-      A scalar, float32 or wider. From losses at hand: `jnp.exp(weighted_mean(losses, weight))`.
+      A scalar, float32 or wider. From given losses: `jnp.exp(weighted_mean(losses, weight))`.
 
     Source: Jelinek et al., "Perplexity: a measure of the difficulty of speech recognition tasks",
       1977.

@@ -1,8 +1,8 @@
-"""Whether confidences can be believed: calibration errors.
+"""Calibration errors: how far confidence is from accuracy.
 
-A model is calibrated if, of the examples to which it gives a probability of 0.8, eight in ten turn
-out right. Each error below compares the two in bins; they differ in which probabilities they look
-at and in how they cut the bins.
+A model is calibrated if it is right on eight in ten of the examples to which it gives a probability
+of 0.8. Each error below compares probability and frequency within bins. They differ in which
+probabilities they use and in how the bins are chosen.
 """
 
 from typing import NamedTuple
@@ -21,15 +21,15 @@ from jsoftmax.stats.labels import is_label
 
 
 class ReliabilityCurve(NamedTuple):
-    r"""Confidence against accuracy, in bins of confidence; made by `reliability_curve`.
+    r"""Accuracy against confidence, in bins of confidence; returned by `reliability_curve`.
 
     $$\mathrm{confidence}_b = \frac{\sum_{i \in b} w_i \max_j p_{ij}}{\sum_{i \in b} w_i}, \qquad
     \mathrm{accuracy}_b = \frac{\sum_{i \in b} w_i\,[\arg\max_j p_{ij} = y_i]}{\sum_{i \in b} w_i}$$
 
     Args:
       confidence: `[bins]`, the mean probability of the predicted class; 0 in an empty bin.
-      accuracy: `[bins]`, the fraction predicted right; 0 in an empty bin.
-      weight: `[bins]`, the sum of weights (the number of examples without weights).
+      accuracy: `[bins]`, the fraction predicted correctly; 0 in an empty bin.
+      weight: `[bins]`, the sum of the weights (without weights, the number of examples).
 
     Source: Guo et al., 2017, arXiv:1706.04599, figure 1.
 
@@ -56,20 +56,20 @@ def reliability_curve(
 
     $$b(i) = \lceil B \max_j p_{ij} \rceil$$
 
-    for B bins (lo, hi]; a confidence of 0 belongs to the first.
+    for B bins (lo, hi]; a confidence of 0 is in the first.
 
     Args:
-      logits: `[..., classes]`, any real dtype. For probabilities of another map pass their
-        logarithm.
+      logits: `[..., classes]`, any real dtype. For the probabilities of another map
+        pass their logarithm.
       labels: integers `[...]`.
       num_bins: B; static.
-      where: booleans that broadcast against `logits`; False switches a class off.
+      where: booleans that broadcast against `logits`; False masks a class.
       sample_weight: `[...]`, a weight or a mask.
       ignore_index: a label whose examples are left out.
 
     Returns:
-      A `ReliabilityCurve` of arrays `[num_bins]`. A label that counts but names no class makes its
-      bin NaN.
+      A `ReliabilityCurve` of arrays `[num_bins]`. An out-of-range label that is not ignored makes
+      its bin NaN.
 
     Source: Guo et al., "On calibration of modern neural networks", 2017, arXiv:1706.04599, section
       2.
@@ -107,13 +107,13 @@ def expected_calibration_error(
       logits: `[..., classes]`, any real dtype.
       labels: integers `[...]`.
       num_bins: the number of bins; static.
-      where: booleans that broadcast against `logits`; False switches a class off.
+      where: booleans that broadcast against `logits`; False masks a class.
       sample_weight: `[...]`, a weight or a mask.
       ignore_index: a label whose examples are left out.
 
     Returns:
-      A scalar in [0, 1]; 0 if no example is left. For reading, not for training: its gradient
-      ignores how examples move between bins.
+      A scalar in [0, 1]; 0 if no example is left. For reporting, not for training: its gradient
+      ignores that examples move between bins.
 
     Source: Guo et al., 2017, arXiv:1706.04599, eq. 3; 15 bins as there.
 
@@ -145,22 +145,22 @@ def adaptive_calibration_error(
 
     $$\frac1B \sum_b \bigl|\mathrm{accuracy}_b - \mathrm{confidence}_b\bigr|$$
 
-    for B bins that hold the least to the most confident examples, each exactly a share 1/B of the
-    weight. It differs from `expected_calibration_error` in the bins alone: where most confidences
-    are near 1, equal widths put nearly all examples into one bin, and these do not.
+    for B bins over the examples in order of confidence, each with exactly 1/B of the weight. Only
+    the bins differ from `expected_calibration_error`: where most confidences are near 1, bins of
+    equal width put nearly all examples into one, and these do not.
 
     Args:
       logits: `[..., classes]`, any real dtype.
       labels: integers `[...]`.
       num_bins: B; static.
-      where: booleans that broadcast against `logits`; False switches a class off.
-      sample_weight: `[...]`, a weight or a mask. A weight of 3 is the example three times.
+      where: booleans that broadcast against `logits`; False masks a class.
+      sample_weight: `[...]`, a weight or a mask. A weight of 3 counts as the example three times.
       ignore_index: a label whose examples are left out.
 
     Returns:
       A scalar in [0, 1]; 0 if no example is left. An example on the edge of two bins is divided
       between them, and equal confidences share their mean accuracy, so the order of the examples
-      does not matter. NaN if a label that counts is outside [0, classes). For reading, not for
+      does not matter. NaN if a label is out of range and not ignored. For reporting, not for
       training.
 
     Source: the bins are the adaptive ones of Nguyen, O'Connor, "Posterior calibration and
@@ -178,8 +178,8 @@ def adaptive_calibration_error(
     confidence, right = _top(_probabilities(logits, weight), labels)
     order = jnp.argsort(confidence, axis=None)
     confidence, right, weight = (x.ravel()[order] for x in (confidence, right, weight))
-    # Sums over the examples up to each, with all of its equals. Between two of these points they
-    # are interpolated, which divides what straddles an edge.
+    # Cumulative sums up to and including each example and its ties. Interpolating them at the bin
+    # edges divides examples that straddle an edge.
     end = jnp.pad(jnp.searchsorted(confidence, confidence, side="right"), (1, 0))
     mass, excess = (
         jnp.pad(jnp.cumsum(x), (1, 0))[end] for x in (weight, weight * (right - confidence))
@@ -203,22 +203,23 @@ def classwise_calibration_error(
     $$\frac1C \sum_j \sum_b \frac{W_{jb}}{W} \bigl|\mathrm{frequency}_{jb} -
     \mathrm{probability}_{jb}\bigr|$$
 
-    where bin (j, b) holds the examples that give class j a probability in the b-th of equal widths.
-    All probabilities count, not only the largest: a model can be right about its first guesses and
-    wrong about the rest. With many classes most probabilities are near 0, and so is this mean.
+    where bin (j, b) holds the examples whose probability of class j is in the b-th of B equal
+    intervals. All probabilities count, not only the largest: a model can be calibrated in its first
+    guesses but not in the others. With many classes most probabilities are near 0, and so is this
+    mean.
 
     Args:
       logits: `[..., classes]`, any real dtype.
       labels: integers `[...]`.
       num_bins: the number of bins of each class; static.
-      where: booleans that broadcast against `logits`; False switches a class off. The mean is over
-        the classes that are on, weighted by their examples if these differ.
+      where: booleans that broadcast against `logits`; False masks a class. The mean is over the
+        unmasked classes, weighted by their examples if the mask differs between examples.
       sample_weight: `[...]`, a weight or a mask.
       ignore_index: a label whose examples are left out.
 
     Returns:
-      A scalar in [0, 1]; 0 if no example is left. NaN if a label that counts is outside
-      [0, classes). For reading, not for training.
+      A scalar in [0, 1]; 0 if no example is left. NaN if a label is out of range and not ignored.
+      For reporting, not for training.
 
     Source: Kull et al., "Beyond temperature scaling: obtaining well-calibrated multiclass
     probabilities with Dirichlet calibration", 2019, arXiv:1910.12656, section 2 (classwise-ECE);
@@ -231,7 +232,7 @@ def classwise_calibration_error(
     check_at_least("num_bins", num_bins, 1)
     logits, labels, weight = metric_inputs(logits, labels, where, sample_weight, ignore_index)
     p = _probabilities(logits, weight)
-    weight = jnp.where(logits == -jnp.inf, 0, weight[..., None])  # a class that is off has no bins
+    weight = jnp.where(logits == -jnp.inf, 0, weight[..., None])  # a masked class has no bins
     excess = weight * (cast_like(is_label(p, labels), p) - p)
     classes = p.shape[-1]
     index = _equal_width(p, num_bins) + num_bins * jnp.arange(classes, dtype=jnp.int32)
@@ -241,25 +242,26 @@ def classwise_calibration_error(
 
 
 def _probabilities(logits, weight):
-    """Return the softmax of logits, 0 for examples that are left out, which may be NaN."""
+    """Return the softmax of logits, 0 for ignored examples, which may be NaN."""
     return jnp.where(weight[..., None] == 0, 0, softmax(to_compute_dtype(logits)))
 
 
 def _top(p, labels):
-    """Return the probability of the predicted class, and 1 where it is the label, else 0."""
+    """Return the probability of the predicted class, and 1 where that is the label, else 0."""
     return jnp.max(p, -1), cast_like(jnp.argmax(p, -1) == labels, p)
 
 
 def _equal_width(p, num_bins):
-    """Return which of the bins (lo, hi] of equal width holds p; 0 is in the first."""
+    """Return the index of the bin (lo, hi] of equal width that holds p; 0 is in the first."""
     return jnp.clip(jnp.ceil(p * num_bins).astype(jnp.int32) - 1, 0, num_bins - 1)
 
 
 def _bin_sums(values, index, num_bins):
-    """Return the sums of values `[examples, k]` over the bins that they are in.
+    """Return the sum of the values `[examples, k]` in each bin.
 
-    They are added in blocks of examples and then over the blocks: one long sum of confidences near
-    1 would round each of them the same way, which with 60000 is an error of 5% in their gap.
+    They are summed within blocks of examples and then over the blocks: in one long sum of
+    confidences near 1 all rounding errors have the same sign, and for 60,000 examples add up to 5%
+    of the gap.
     """
     block = jnp.arange(len(values), dtype=jnp.int32)[:, None] // 256
     blocks = len(values) // 256 + 1

@@ -1,4 +1,4 @@
-"""Labels, mask and weights of a metric."""
+"""Validate the logits, labels, mask and weights of a metric."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -23,7 +23,7 @@ def metric_inputs(
     sample_weight: ArrayLike | None,
     ignore_index: ArrayLike | None,
 ) -> tuple[Array, Array, Array]:
-    """Return logits with classes off at -inf, labels, and weights: NaN where a label is bad."""
+    """Return masked logits, labels, and weights: NaN for an out-of-range label, 0 if ignored."""
     logits, labels = as_logits(logits), as_labels(labels)
     if is_distribution(labels):
         raise TypeError(f"`labels`: expected integers, got a distribution of dtype {labels.dtype}.")

@@ -1,4 +1,4 @@
-"""The temperature that makes confidences believable."""
+"""Temperature scaling."""
 
 from functools import partial
 
@@ -16,10 +16,10 @@ from jsoftmax.maps.softmax import softmax
 from jsoftmax.metrics.inputs import metric_inputs
 from jsoftmax.stats.labels import at_label
 
-_RANGE = 1000  # how far a fitted temperature may be from the gaps between the logits, as a factor
+_RANGE = 1000  # factor between a fitted temperature and the gaps of the logits, at most
 
 
-# Compiled here, because outside of `jit` the loop would be compiled again by every call.
+# Jitted here, because outside of `jit` every call would compile the loop again.
 @partial(jax.jit, static_argnames="axis_name")
 def fit_temperature(
     logits: ArrayLike,
@@ -30,27 +30,27 @@ def fit_temperature(
     ignore_index: ArrayLike | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> Array:
-    r"""Temperature that gives logits the smallest mean cross-entropy: temperature scaling.
+    r"""The temperature that minimises the mean cross-entropy: temperature scaling.
 
     $$\arg\min_T \frac{\sum_i w_i\,\bigl(-\log \mathrm{softmax}(z_i / T)_{y_i}\bigr)}{\sum_i w_i}$$
 
-    Fit it on examples that the model was not trained on, and pass it on as the `temperature` of
-    `softmax` and `cross_entropy`. Predictions stay the same; confidences become believable.
+    Fit it on examples that the model was not trained on, and pass it as the `temperature` of
+    `softmax` and `cross_entropy`. Predictions stay the same; confidences become calibrated.
 
     Args:
       logits: `[..., classes]`, any real dtype.
       labels: integers `[...]`.
-      where: booleans that broadcast against `logits`; False switches a class off.
+      where: booleans that broadcast against `logits`; False masks a class.
       sample_weight: `[...]`, a weight or a mask.
       ignore_index: a label whose examples are left out.
       axis_name: mesh axes over which the mean is taken, as in `weighted_mean`.
 
     Returns:
-      A scalar T > 0, float32 or wider, exact up to rounding; a constant to differentiation. It is
-      kept within a factor of 1000 of the typical (geometric mean) gap between the two largest
-      logits, and reaches that bound where the minimum is at T = 0, as for logits that are always
-      right, or at T = ∞, as for logits no better than chance. 1 if no example is left or no logit
-      differs. NaN if a label that counts is outside [0, classes) or names a class that is off.
+      A scalar T > 0, float32 or wider, exact up to rounding, without gradient. It is kept within a
+      factor of 1000 of the typical (geometric mean) gap between the two largest logits, and reaches
+      that bound where the minimum is at T = 0, as for logits that are always right, or at T = ∞, as
+      for logits no better than chance. 1 if no example is left or all logits are equal. NaN if a
+      label that is not ignored is out of range or a masked class.
 
     Source: Guo et al., "On calibration of modern neural networks", 2017, arXiv:1706.04599, section
     4.2. Solved in 1/T, in which cross-entropy is convex, as in logistic regression.
@@ -68,18 +68,18 @@ def fit_temperature(
     def mean(values, weight=weight):
         return weighted_mean(values, weight, axis_name=axis_name)
 
-    # How far each logit is below the largest; inf if off. In typical gaps, the root lies around 1
-    # whatever the scale of the logits, and one huge gap, as to a class at -1e9, does not matter.
+    # How far each logit is below the largest; inf if masked. In units of the typical gap the root
+    # is around 1 for any scale of the logits, and one huge gap (a class at -1e9) does not matter.
     below = -centred(logits, -1, None)[0]
     gap = jnp.min(below, -1, where=below > 0, initial=jnp.inf)
     unit = jnp.exp(mean(jnp.log(gap), jnp.where(gap == jnp.inf, 0, weight)))
     below = below / unit
     observed = mean(at_label(below, labels))
 
-    # With b = 1/T the slope of the mean cross-entropy is the observed distance of the label below
-    # the largest logit, minus the distance that the model expects, which falls as b grows. Both are
-    # positive, so no digit is lost; and the expected one falls about exponentially, so Newton's
-    # method on the logarithm of their ratio needs few steps.
+    # With b = 1/T, the slope of the mean cross-entropy is the observed distance of the label below
+    # the largest logit minus the distance that the model expects, which falls as b grows. Newton's
+    # method is applied to the logarithm of their ratio: both are positive, and the expected one
+    # falls about exponentially, so it is accurate and needs few steps.
     def expected(b):
         p = softmax(-b * below)
         distance = jnp.sum(multiply_no_nan(p, below), -1)
@@ -93,8 +93,8 @@ def fit_temperature(
         return -excess, b + excess * distance / variance
 
     least, most = cast_like(1 / _RANGE, observed), cast_like(_RANGE, observed)
-    # A bracket without a root inside closes on its end. Where nothing depends on b it is turned
-    # around, and its middle is the answer 1.
+    # If the root is outside the bracket, both ends are set to the nearer one. If nothing depends on
+    # b, the ends are swapped, which makes the starting point, 1, the answer.
     low = jnp.where(observed <= expected(most)[0], most, least)
     high = jnp.where(observed >= expected(least)[0], least, most)
     tolerance = 4 * float(jnp.finfo(observed.dtype).eps)
