@@ -1,6 +1,6 @@
 """Build the API pages: `python docs/build.py FOLDER`, or `make docs`.
 
-The pages are made of the docstrings by pdoc; MathJax draws their formulas in the browser.
+pdoc makes the pages from the docstrings; MathJax renders their formulas in the browser.
 """
 
 import inspect
@@ -14,7 +14,7 @@ from pdoc.render_helpers import format_signature
 
 PAGES = ["jsoftmax"]
 
-# pdoc spells out what the names of types stand for.
+# pdoc writes type aliases in full; these are their short names.
 NAMES = {
     inspect.formatannotation(ArrayLike | None): "ArrayLike | None",
     inspect.formatannotation(ArrayLike): "ArrayLike",
@@ -27,13 +27,13 @@ NAMES = {
 
 
 class Name(str):
-    """An annotation that is written as it stands."""
+    """An annotation that is printed without quotes."""
 
     __repr__ = str.__str__
 
 
 def named(annotation):
-    """Return an annotation with the names that the source uses."""
+    """Return an annotation with the type names that the source uses."""
     if annotation is inspect.Parameter.empty:
         return annotation
     text = inspect.formatannotation(annotation)
@@ -43,7 +43,7 @@ def named(annotation):
 
 
 def with_names(signature, colon):
-    """Format a signature as pdoc does, with shorter types."""
+    """Format a signature as pdoc does, with shorter type names."""
     parameters = [
         each.replace(annotation=named(each.annotation)) for each in signature.parameters.values()
     ]
