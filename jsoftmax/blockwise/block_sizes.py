@@ -48,8 +48,7 @@ def block_sizes(
 ) -> BlockSizes:
     """Choose the blocks as far as the caller does not.
 
-    `is_16_bit` says that operands have 16 bits, `sharded` that `classes` are those of one of several
-    devices.
+    `is_16_bit`: operands have 16 bits. `sharded`: `classes` are those of one of several devices.
     """
     for name, block in (("row_block", row_block), ("class_block", class_block)):
         if block is not None:

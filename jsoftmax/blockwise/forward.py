@@ -2,8 +2,8 @@
 
     a = x wᵀ,  c = cosines(a),  z = logits_of(c);  merge the statistics of z      (a may be saved)
 
-With the classes sharded, each device goes over its own. Then they exchange the cosines of the
-labels and the statistics, a few numbers per example; what follows from these is the same everywhere.
+With the classes sharded, each device goes over its shard. Then they exchange the cosines of the
+labels and the statistics, a few numbers per example, and go on with the same on all of them.
 """
 
 from functools import partial
@@ -86,7 +86,7 @@ def stats_of(
 
 
 def losses_of(plan: Plan, stats: LogitStats, shift: Array, probs: Array | None, values: Any):
-    """Return the losses `[N]` of the stats of `logits - shift`: expected ones if there are probs."""
+    """Return the losses `[N]` from the stats of `logits - shift`; with probs, expected losses."""
     loss = plan.loss
     for _ in shift.shape:
         loss = jax.vmap(loss, (0, 0, None))

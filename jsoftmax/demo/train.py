@@ -93,7 +93,7 @@ def load(name: str) -> Digits:
 
 
 class Net(nnx.Module):
-    """Two convolutions and a hidden layer to a 2-D feature, with the class vectors beside it."""
+    """Two convolutions and a hidden layer to a 2-D feature; also holds the class vectors."""
 
     def __init__(self, size: int, rngs: nnx.Rngs):
         """Make the network for images of `size` by `size` pixels."""

@@ -85,7 +85,7 @@ def log_softmax(
 
     Returns:
       Log-probabilities in the shape and dtype of `logits`, -inf for a masked class. For a loss use
-      `cross_entropy`: one entry of this has no correct digits left once its probability is near 1.
+      `cross_entropy`: one entry of this loses all precision once its probability is near 1.
 
     Source: as `softmax`.
 

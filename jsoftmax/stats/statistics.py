@@ -142,7 +142,7 @@ def _at(top, part):
 def all_reduce(
     at_labels: Array, inside: Array, unmasked: Array, others: Others, axes: MeshAxes
 ) -> tuple[Array, Array, Others]:
-    """Return what was found at the labels, whether they are unmasked, and the others, of all devices.
+    """Combine what the devices have found: at the labels, whether unmasked, and of the others.
 
     Args:
       at_labels: `[N]` or `[N, K]`, any number per label.
