@@ -28,6 +28,18 @@ def over(cases, name="case"):
     return pytest.mark.parametrize(name, cases, ids=[case.name for case in cases])
 
 
+def all_of(cases, call, logits):
+    """Return (case, result) for each of the cases, which are compiled as one program."""
+    results = jax.jit(lambda z: [call(case, z) for case in cases])(logits)
+    return zip(cases, results, strict=True)
+
+
+def close(got, expected, name="", rtol=2e-5, atol=2e-6):
+    """Compare two trees of arrays."""
+    check = partial(np.testing.assert_allclose, rtol=rtol, atol=atol, err_msg=name)
+    jax.tree.map(check, got, expected)
+
+
 KEY = jax.random.key(7)
 
 

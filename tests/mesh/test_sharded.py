@@ -1,19 +1,17 @@
-"""Classes and examples over a mesh: the same numbers as on one device, and what devices exchange.
+"""sharded_linear_loss: the same values and gradients over a mesh as on one device.
 
 What one device returns is tested against float64 elsewhere; every margin and loss over a mesh, too,
-in test_evaluators.py. Nothing here is a multiple of the number of devices, unless it must be.
+in linear/test_evaluators.py. No size here is a multiple of the number of devices unless it must be.
 """
 
-import re
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from cases import LOSSES, MAPS, head, over
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
+from cases import close, head
+from jax.sharding import NamedSharding
+from meshes import MARGIN, PLACES, mesh_of
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jsoftmax as js
@@ -26,7 +24,6 @@ LISTS = js.SparseLabels(
     jnp.array([[0, 10], [3, 3], [10, 4], [7, 6], [1, 0]]),
     jnp.array([[0.7, 0.3], [0.5, 0.5], [1.0, 0.0], [0.2, 0.9], [0.6, 0.4]]),
 )
-PLACES = P("data"), P("model"), P("data")
 # Examples over, classes over. Features are gathered over an axis that is in both.
 AXES = [
     ("data", "model"),
@@ -38,18 +35,10 @@ AXES = [
 over_axes = pytest.mark.parametrize("axes", AXES, ids=str)
 
 
-def mesh_of(kind="Explicit", shape=(2, 4)):
-    return jax.make_mesh(shape, ("data", "model"), axis_types=(getattr(AxisType, kind),) * 2)
-
-
 def spread(loss=js.nll, axes=("data", "model"), mesh=None, **options):
     names = dict(zip(("batch_axis", "class_axis"), axes, strict=True))
     mesh = mesh_of() if mesh is None else mesh
     return js.sharded_linear_loss(mesh, **names, num_classes=C, loss=loss, **options)
-
-
-def close(got, expected, rtol=2e-5, atol=2e-6):
-    jax.tree.map(partial(assert_allclose, rtol=rtol, atol=atol), got, expected)
 
 
 # name -> (a number -> (loss, options)), all of which the number is to get a gradient through
@@ -180,170 +169,6 @@ def test_several_axes_at_once():
     evaluate = spread(axes=(None, ("data", "model")))
     got = jax.jit(jax.value_and_grad(evaluate, (0, 1)))(x, w, labels)
     close(got, jax.jit(jax.value_and_grad(js.linear_loss, (0, 1)))(x, w, labels))
-
-
-# --- inside a shard_map of one's own ---
-
-MARGIN = js.arcface(scale=4.0)
-
-
-def own_shard_map(function, out_specs, *, check_vma=True):
-    given = {"mesh": mesh_of("Auto"), "in_specs": PLACES, "out_specs": out_specs}
-    return jax.shard_map(function, **given, check_vma=check_vma)
-
-
-@pytest.mark.parametrize("check_vma", [True, False])
-@pytest.mark.parametrize("reduction", ["mean", None])
-def test_inside_shard_map(check_vma, reduction):
-    """The gradient is taken outside."""
-    x, w, labels = head(examples=6, size=D, classes=12)
-
-    def here(x, w, labels):
-        options = {"margin": MARGIN, "class_axis": "model", "reduction": reduction}
-        if reduction:
-            return js.linear_loss(x, w, labels, js.focal, batch_axis="data", **options)
-        losses = js.linear_loss(x, w, labels, js.focal, **options)
-        return js.weighted_mean(losses, axis_name="data")
-
-    def one(x, w, labels):
-        return js.linear_loss(x, w, labels, js.focal, margin=MARGIN)
-
-    total = own_shard_map(here, P(), check_vma=check_vma)
-    got = jax.jit(jax.value_and_grad(total, (0, 1)))(x, w, labels)
-    close(got, jax.jit(jax.value_and_grad(one, (0, 1)))(x, w, labels))
-
-
-@pytest.mark.parametrize("batch_axis", ["data", None])
-def test_gradients_inside_shard_map(batch_axis):
-    """They are taken inside; the mean over a device's own examples gets its weights by hand."""
-    x, w, labels = head(examples=6, size=D, classes=12)
-
-    def here(x, w, labels):
-        def total(x, w):
-            loss = js.linear_cross_entropy(
-                x, w, labels, class_axis="model", batch_axis=batch_axis, margin=MARGIN
-            )
-            return loss if batch_axis else jax.lax.pmean(loss, "data")
-
-        return jax.value_and_grad(total, (0, 1))(x, w)
-
-    specs = P(), (P("data"), P("model"))
-    got = jax.jit(own_shard_map(here, specs))(x, w, labels)
-    one = partial(js.linear_cross_entropy, margin=MARGIN)
-    close(got, jax.jit(jax.value_and_grad(one, (0, 1)))(x, w, labels))
-
-
-def test_statistics():
-    x, w, labels = head(examples=6, size=D, classes=12)
-    expected = jax.jit(js.linear_stats)(x, w, labels)
-    here = partial(js.linear_stats, class_axis="model", row_block=2, class_block=2)
-    got = jax.jit(own_shard_map(here, P("data")))(x, w, labels)
-    close(got, expected)
-    assert_array_equal(got.correct, expected.correct)
-
-
-def test_axis_of_a_vmap():
-    x, w, labels = head(examples=N, size=D, classes=12)
-
-    def total(x, w):
-        here = partial(js.linear_loss, margin=MARGIN, class_axis="classes")
-        parts = w.reshape(4, 3, D)
-        return jax.vmap(here, (None, 0, None), None, axis_name="classes")(x, parts, labels)
-
-    got = jax.jit(jax.value_and_grad(total, (0, 1)))(x, w)
-    one = partial(js.linear_loss, margin=MARGIN)
-    close(got, jax.jit(jax.value_and_grad(one, (0, 1)))(x, w, labels))
-
-
-WITH_LOOPS = [
-    *(c for c in MAPS if c.name in ("log_softmax, sink", "sparsemax", "entmax", "soft_top_k")),
-    *(c for c in LOSSES if c.name in ("cross_entropy, everything", "entmax_loss", "bi_tempered")),
-]
-
-
-@over(WITH_LOOPS)
-def test_maps_and_losses_inside_shard_map(case):
-    """Their loops begin with values of the type that they end with."""
-    z, *labels = (
-        jax.random.normal(jax.random.key(0), (8, 5)),
-        *[jnp.arange(8) % 5][: case in LOSSES],
-    )
-
-    def total(z, *labels):
-        return jnp.sum(jnp.sin(case.function(z, *labels, **case.options)))
-
-    def on_each(*given):
-        return jax.lax.psum(total(*given), "data")
-
-    mesh = mesh_of("Auto", (8, 1))
-    over_mesh = jax.shard_map(on_each, mesh=mesh, in_specs=P("data"), out_specs=P())
-    got, expected = (jax.jit(jax.value_and_grad(f))(z, *labels) for f in (over_mesh, total))
-    close(got, expected, atol=1e-5)
-
-
-# --- what is exchanged, and what it costs ---
-
-KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
-COLLECTIVE = re.compile(rf"= \(?(.*?)\)? ({KINDS})(?:-start)?\(")
-
-
-def compiled(evaluate, rows, size, classes, mesh, places=PLACES):
-    shapes = ((rows, size), jnp.float32), ((classes, size), jnp.float32), ((rows,), jnp.int32)
-    arguments = [
-        jax.ShapeDtypeStruct(*shape, sharding=NamedSharding(mesh, place))
-        for shape, place in zip(shapes, places, strict=True)
-    ]
-    return jax.jit(jax.value_and_grad(evaluate, (0, 1))).lower(*arguments).compile()
-
-
-def exchanges(program):
-    """Return (kind, how many numbers) of every array that devices exchange, scalars apart."""
-    found = []
-    for shapes, kind in COLLECTIVE.findall(program.as_text()):
-        for shape in re.findall(r"\[([\d,]*)\]", shapes):
-            numbers = int(np.prod([int(n) for n in shape.split(",") if n]))
-            found += [(kind, numbers)] if shape else []
-    return found
-
-
-@pytest.mark.parametrize("margin", [None, MARGIN])
-@pytest.mark.parametrize(
-    "blocks", [{"row_block": 16}, {"class_block": 64}], ids=["rows", "classes"]
-)
-def test_what_devices_exchange(margin, blocks):
-    """A few numbers per example, the gradient of the features, and that of the weight's rows."""
-    rows, size, classes, mesh = 64, 32, 1024, mesh_of("Auto")
-    evaluate = js.sharded_linear_loss(
-        mesh, batch_axis="data", class_axis="model", num_classes=classes, margin=margin, **blocks
-    )
-    found = exchanges(compiled(evaluate, rows, size, classes, mesh))
-    # The scalar results apart: maximum and sum per block of rows, and the two gradients.
-    block = blocks.get("row_block", rows // 2)
-    expected = [block, 4 * block, rows // 2 * size, classes // 4 * size]
-    assert sorted(found) == [("all-reduce", n) for n in expected]
-
-
-def test_what_devices_exchange_if_an_axis_is_in_both():
-    """Their own features are gathered, and of the gradient each device gets its own."""
-    rows, size, classes, mesh = 64, 32, 1024, mesh_of("Auto")
-    axes = {"batch_axis": ("data", "model"), "class_axis": "model"}
-    evaluate = js.sharded_linear_loss(mesh, **axes, num_classes=classes)
-    program = compiled(evaluate, rows, size, classes, mesh, (P(("data", "model")), *PLACES[1:]))
-    block = rows // 2
-    numbers = [block, block, 4 * block, classes // 4 * size]  # the labels too
-    expected = [("all-reduce", n) for n in numbers]
-    expected += [("all-gather", block * size), ("reduce-scatter", rows // 8 * size)]
-    assert sorted(exchanges(program)) == sorted(expected)
-
-
-def test_three_products():
-    rows, size, classes, mesh = 256, 64, 4096, mesh_of("Auto")
-    evaluate = js.sharded_linear_loss(
-        mesh, batch_axis="data", class_axis="model", num_classes=classes, row_block=rows // 2
-    )
-    flops = compiled(evaluate, rows, size, classes, mesh).cost_analysis()["flops"]
-    products = flops / (2 * rows * size * classes / 8)
-    assert 3 <= products < 3.5
 
 
 def test_plain_jit_of_sharded_arrays():

@@ -23,7 +23,7 @@ WEIGHTS = np.array([1.0, 0.5, 2.0, 0.0, 1.5], np.float32)
 # Nor does the mesh: both are filled up.
 BLOCKS = {"rows": {"row_block": 2, "class_block": 3}, "classes": {"class_block": 3}}
 PLAIN = Case("no margin", None, None)
-# The others differ from these in their numbers only; without a margin, see test_linear_loss.py.
+# The others differ from these in their numbers only; without a margin, see test_options.py.
 THOROUGHLY = ("l_softmax, anneal", "arcface")
 
 

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, and what they and the calibration errors have in common."""
+"""Accuracy and perplexity against scikit-learn, and what all metrics have in common."""
 
 import jax
 import jax.numpy as jnp

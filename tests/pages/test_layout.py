@@ -52,7 +52,9 @@ def test_files_are_short(file):
     assert len(file.read_text().splitlines()) <= 300
 
 
-@pytest.mark.parametrize("folder", sorted({file.parent for file in FILES} - {PACKAGE}), ids=str)
+@pytest.mark.parametrize(
+    "folder", sorted({file.parent for file in FILES} - {PACKAGE}), ids=lambda folder: folder.name
+)
 def test_a_folder_is_described_by_its_init_alone(folder):
     (only,) = ast.parse((folder / "__init__.py").read_text()).body
     assert "import" in ast.literal_eval(only.value).lower()

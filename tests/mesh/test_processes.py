@@ -27,7 +27,7 @@ from numpy.testing import assert_allclose
 import jsoftmax as js
 
 pytestmark = pytest.mark.processes
-TESTS = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 STEPS = 8
 
 
@@ -35,7 +35,7 @@ def environment():
     """Return the environment of a process that sees the CPU only, and no proxy on its way."""
     kept = {name: value for name, value in os.environ.items() if "_proxy" not in name.lower()}
     kept.pop("XLA_FLAGS", None)
-    path = [str(TESTS.parent), *filter(None, [kept.get("PYTHONPATH")])]
+    path = [str(ROOT), *filter(None, [kept.get("PYTHONPATH")])]
     return kept | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(path)}
 
 

@@ -1,0 +1,58 @@
+"""What the linear losses cost: products and memory, read from the compiled program."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+from blocks import C, D, N
+from cases import head
+
+import jsoftmax as js
+
+
+@pytest.mark.parametrize(
+    ("wrt", "reduction", "products"),
+    [((), "mean", 1), ((0, 1), "mean", 3), ((0,), "mean", 2), ((1,), "mean", 2), ((0, 1), None, 3)],
+)
+def test_number_of_products(wrt, reduction, products):
+    """In one block; of several, the value per example alone computes the logits twice."""
+    x, w, labels = head(examples=N, size=D, classes=C)
+
+    def total(x, w):
+        return jnp.sum(js.linear_loss(x, w, labels, reduction=reduction))
+
+    function = jax.grad(total, wrt) if wrt else total
+    compiled = jax.jit(function).lower(x, w).compile().as_text()
+    assert compiled.count(" dot(") == products
+
+
+def memory(n, classes, dtype="float32", features=32, **options):
+    """Return the bytes of the temporaries of loss and gradients."""
+    shapes = (n, features), (classes, features)
+    arguments = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+    labels = jax.ShapeDtypeStruct((n,), jnp.int32)
+    loss = partial(js.linear_loss, **options)
+    function = jax.jit(lambda x, w, y: jax.value_and_grad(loss, (0, 1))(x, w, y))
+    return function.lower(*arguments, labels).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("margin", [None, js.arcface()], ids=["plain", "arcface"])
+def test_memory_by_rows_is_one_block(margin):
+    options = {"row_block": 64, "class_block": 256, "margin": margin}
+    sizes = (2048, 8192), (512, 8192), (2048, 4096)
+    found = {(n, c): memory(n, c, **options) for n, c in sizes}
+    for (n, c), got in found.items():
+        # The products of a block of rows, a few blocks of classes, and features and their gradient.
+        few_blocks = 8 * (64 * 256 + 256 * 32 + 64 * 32)
+        assert got <= 4 * (64 * c + few_blocks + 2 * 32 * n + 8 * n + 4 * c)
+    assert found[2048, 8192] < 2048 * 8192 * 4 / 16
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_memory_by_classes_does_not_grow_with_the_classes(dtype):
+    few, many = (memory(256, c, dtype, class_block=256) for c in (4096, 65536))
+    # Of the weight there is no copy; a bfloat16 one's gradient is summed in float32.
+    per_class = 32 * 4 if dtype == "bfloat16" else 0
+    assert many - few <= (65536 - 4096) * (per_class + 4)
+    assert few <= 4096 * per_class + 8 * 4 * (256 * 256 + 256 * 32)
