@@ -1,9 +1,21 @@
-"""Settings for every test and doctest: strict promotion, 8 CPU devices, short numbers."""
+"""Settings for every test and doctest: strict promotion, 8 CPU devices, short numbers, a cache.
+
+What is compiled is kept in `~/.cache/jsoftmax-tests`, or where JAX_COMPILATION_CACHE_DIR says, so
+that the tests compile only what is new. JAX finds a program by its code, its compile options and
+its own version, so that nothing in there is ever out of date.
+"""
 
 import gc
 import os
+from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "agg")
+# In the environment, so that the processes that tests start have them too.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path("~/.cache/jsoftmax-tests").expanduser())
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import jax.numpy as jnp
