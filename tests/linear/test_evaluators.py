@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from cases import MARGINS, STATS_LOSSES, Case, head, over
+from cases import MARGINS, STATS_LOSSES, Case, head, jit_quickly, over
 from numpy.testing import assert_allclose
 
 import jsoftmax as js
@@ -23,8 +23,15 @@ WEIGHTS = np.array([1.0, 0.5, 2.0, 0.0, 1.5], np.float32)
 # Nor does the mesh: both are filled up.
 BLOCKS = {"rows": {"row_block": 2, "class_block": 3}, "classes": {"class_block": 3}}
 PLAIN = Case("no margin", None, None)
-# The others differ from these in their numbers only; without a margin, see test_options.py.
+# The others differ from these in their parameters only; without a margin, see test_options.py.
 THOROUGHLY = ("l_softmax, anneal", "arcface")
+# Of each normalisation, and of each kind of m1: with parameters that are known while tracing, a
+# whole m1 is a polynomial, and terms that do nothing are left out.
+KNOWN = (*THOROUGHLY, "no margin", "l_softmax 3", "a_softmax", "combined_margin 2")
+CASES = [
+    *[(case, "known") for case in [PLAIN, *MARGINS] if case.name in KNOWN],
+    *[(case, "traced") for case in MARGINS],
+]
 
 
 def logits_oracle(case, x, w, labels):
@@ -59,16 +66,14 @@ def mixture(coefficients):
     return loss
 
 
-def evaluators(case, labels, names):
+def evaluators(margin, labels, names):
     def scalar(x, w, c, **blocks):
-        options = {"margin": case.function, "sample_weight": WEIGHTS, **blocks}
+        options = {"margin": margin, "sample_weight": WEIGHTS, **blocks}
         return js.linear_loss(x, w, labels, mixture(c), **options)
 
     def per_example(x, w, c):
         blocks = BLOCKS["rows"]
-        losses = js.linear_loss(
-            x, w, labels, mixture(c), margin=case.function, reduction=None, **blocks
-        )
+        losses = js.linear_loss(x, w, labels, mixture(c), margin=margin, reduction=None, **blocks)
         return js.weighted_mean(losses, WEIGHTS)
 
     def sharded(x, w, c):
@@ -78,7 +83,7 @@ def evaluators(case, labels, names):
             class_axis="model",
             num_classes=C,
             loss=mixture(c),
-            margin=case.function,
+            margin=margin,
             row_block=2,
             class_block=1,
         )
@@ -93,29 +98,45 @@ def flat(pair):
     return jnp.concatenate([part.astype(jnp.float32).ravel() for part in pair])
 
 
-@over([PLAIN, *MARGINS])
-def test_every_margin_and_loss(case):
-    x, w, labels = head(examples=N, size=D, classes=C)
-    thorough = case.name in THOROUGHLY
-    dx, dw = (jnp.arange(a.size, dtype=a.dtype).reshape(a.shape) / a.size - 0.4 for a in (x, w))
+HEAD = head(examples=N, size=D, classes=C)
+DX, DW = (jnp.arange(a.size, dtype=a.dtype).reshape(a.shape) / a.size - 0.4 for a in HEAD[:2])
 
-    def derivatives(function, x, w, c):
-        gradient = jax.grad(function, (0, 1))
-        value, bars = jax.value_and_grad(function, (0, 1))(x, w, c)
-        found = {"value": value, "grad": flat(bars)}
-        if thorough:
-            found["alone"] = function(x, w, c)  # not differentiated, it takes another way
-            of = partial(function, c=c)
-            found["jvp"] = jax.jvp(of, (x, w), (dx, dw))[1]
-            if function is not functions.get("per example"):
-                found["hvp"] = flat(jax.jvp(lambda x, w: gradient(x, w, c), (x, w), (dx, dw))[1])
-        return found
 
+def derivatives(function, x, w, c, *, thorough, second):
+    gradient = jax.grad(function, (0, 1))
+    value, bars = jax.value_and_grad(function, (0, 1))(x, w, c)
+    found = {"value": value, "grad": flat(bars)}
+    if thorough:
+        found["alone"] = function(x, w, c)  # not differentiated, it takes another way
+        found["jvp"] = jax.jvp(partial(function, c=c), (x, w), (DX, DW))[1]
+    if second:
+        found["hvp"] = flat(jax.jvp(lambda x, w: gradient(x, w, c), (x, w), (DX, DW))[1])
+    return found
+
+
+def of_evaluators(x, w, c, margin, thorough=False):
     names = ["rows", "classes", "per example", "sharded"] if thorough else ["rows", "sharded"]
-    functions = evaluators(case, labels, names)
-    run = jax.jit(lambda x, w, c: {n: derivatives(f, x, w, c) for n, f in functions.items()})
+    functions = evaluators(margin, HEAD[2], names)
+    return {
+        name: derivatives(f, x, w, c, thorough=thorough, second=thorough and name != "per example")
+        for name, f in functions.items()
+    }
 
-    p, v = np.asarray(flat((x, w)), np.float64), np.asarray(flat((dx, dw)), np.float64)
+
+# Compiled once for all margins of the same normalisation.
+traced = jit_quickly(of_evaluators)
+
+
+@pytest.mark.parametrize(("case", "how"), CASES, ids=[f"{c.name}, {how}" for c, how in CASES])
+def test_every_margin_and_loss(case, how):
+    x, w, labels = HEAD
+    thorough = how == "known" and case.name in THOROUGHLY
+    if how == "traced":
+        run = partial(traced, margin=jax.tree.map(float, case.function))
+    else:
+        run = jit_quickly(partial(of_evaluators, margin=case.function, thorough=thorough))
+
+    p, v = np.asarray(flat((x, w)), np.float64), np.asarray(flat((DX, DW)), np.float64)
     for i, loss in enumerate(STATS_LOSSES):
         total = oracle_total(case, loss, labels, (x.size, w.size))
         grad = numeric_gradient(total, p)
@@ -139,7 +160,7 @@ def test_every_margin_and_loss(case):
 def test_bfloat16(case, blocks):
     """Operands are multiplied as they are: what is lost is one rounding of each gradient."""
     x, w, labels = head("bfloat16", examples=N, size=D, classes=C)
-    function = evaluators(case, labels, [blocks])[blocks]
+    function = evaluators(case.function, labels, [blocks])[blocks]
     run = jax.jit(jax.value_and_grad(function, (0, 1)))
     p = np.concatenate([oracles.float64(x).ravel(), oracles.float64(w).ravel()])
     for i in (0, 1, 3):
@@ -184,7 +205,7 @@ def test_traced_numbers_get_gradients(blocks, reduction):
         return js.weighted_mean(losses, WEIGHTS)
 
     got, expected = (
-        jax.jit(jax.value_and_grad(partial(total, evaluate), (0, 1)))(numbers, bias)
+        jit_quickly(jax.value_and_grad(partial(total, evaluate), (0, 1)))(numbers, bias)
         for evaluate in (by_blocks, dense)
     )
     jax.tree.map(partial(assert_allclose, rtol=2e-5, atol=1e-5), got, expected)
@@ -222,7 +243,7 @@ def test_transformations(reduction):
             found["reverse over reverse"] = jax.grad(along)(w)
         return found
 
-    got, expected = (jax.jit(partial(transformed, f))() for f in (by_blocks, at_once))
+    got, expected = (jit_quickly(partial(transformed, f))() for f in (by_blocks, at_once))
     for name in got:
         check = partial(assert_allclose, rtol=1e-4, atol=2e-5, err_msg=name)
         jax.tree.map(check, got[name], expected[name])

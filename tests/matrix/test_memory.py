@@ -24,7 +24,7 @@ OPTIONS = [
 
 def kept(function, logits):
     """Return the arrays of the logits' size that the pullback of `function` holds."""
-    _, pullback = jax.vjp(jax.jit(function), logits)
+    pullback = jax.eval_shape(lambda z: jax.vjp(jax.jit(function), z)[1], logits)
     arrays = [x for x in jax.tree.leaves(pullback) if x.size >= logits.size]
     return [(x.shape, str(x.dtype)) for x in arrays]
 
