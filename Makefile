@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test check bench notebooks docs clean
+.PHONY: help demo test quick check bench notebooks docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -13,6 +13,9 @@ demo: .venv/demo.done  ## train six softmax heads on handwritten digits, draw wh
 
 test: .venv/dev.done  ## run the tests, the doctests and the pages' code
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+quick: .venv/dev.done  ## run the tests but the slow ones, while working on something
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests
 
 check: .venv/dev.done  ## lint, formatting, types
 	$(BIN)/ruff check .

@@ -17,6 +17,8 @@ from numpy.testing import assert_allclose
 
 import jsoftmax as js
 
+pytestmark = pytest.mark.slow
+
 N, D, C = 5, 3, 7
 WEIGHTS = np.array([1.0, 0.5, 2.0, 0.0, 1.5], np.float32)
 # Neither divides anything: the last block of rows overlaps, the last block of classes is smaller.

@@ -10,6 +10,8 @@ from numpy.testing import assert_allclose
 
 import jsoftmax as js
 
+pytestmark = pytest.mark.slow
+
 MIXED = 0.75 * SOFT + 0.05  # no zero, where a derivative to the labels may not be
 
 

@@ -26,7 +26,7 @@ from numpy.testing import assert_allclose
 
 import jsoftmax as js
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 STEPS = 8
 

@@ -4,7 +4,7 @@ What one device returns is tested against float64 elsewhere; every margin and lo
 in linear/test_evaluators.py. No size here is a multiple of the number of devices unless it must be.
 """
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ from meshes import MARGIN, PLACES, mesh_of
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jsoftmax as js
+
+pytestmark = pytest.mark.slow
 
 N, D, C = 5, 3, 11
 BIAS = jnp.linspace(-0.5, 0.5, C)
@@ -65,27 +67,32 @@ OPTIONS = {
 }
 
 
+def with_gradients(name, evaluate, **blocks):
+    """Return a sum of the losses, its gradients, the losses themselves and their statistics."""
+    x, w, labels = head(examples=N, size=D, classes=C)
+
+    def total(x, w, n):
+        loss, options = OPTIONS[name](n)
+        out, stats = evaluate(x, w, labels, loss, return_stats=True, **options, **blocks)
+        return (jnp.sum(out * jnp.arange(1.0, 1 + out.size)) if out.ndim else out), (out, stats)
+
+    return jit_quickly(jax.value_and_grad(total, (0, 1, 2), has_aux=True))(x, w, 1.0)
+
+
+@cache
+def on_one_device(name):
+    return with_gradients(name, js.linear_loss)
+
+
 @pytest.mark.parametrize(
     ("axes", "blocks"), [(AXES[0], {"row_block": 2, "class_block": 2}), (AXES[3], {})], ids=str
 )
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options(name, axes, blocks):
-    x, w, labels = head(examples=N, size=D, classes=C)
-
-    def total(evaluate, x, w, n):
-        loss, options = OPTIONS[name](n)
-        out, stats = evaluate(x, w, labels, loss, return_stats=True, **options, **blocks)
-        return (jnp.sum(out * jnp.arange(1.0, 1 + out.size)) if out.ndim else out), (out, stats)
-
     def over_mesh(x, w, labels, loss, **options):
         return spread(loss, axes)(x, w, labels, **options)
 
-    expected, got = (
-        jit_quickly(jax.value_and_grad(partial(total, evaluate), (0, 1, 2), has_aux=True))(
-            x, w, 1.0
-        )
-        for evaluate in (js.linear_loss, over_mesh)
-    )
+    expected, got = on_one_device(name), with_gradients(name, over_mesh, **blocks)
     close(got, expected)
     assert_array_equal(got[0][1][1].correct, expected[0][1][1].correct)
 

@@ -37,6 +37,7 @@ def readers_own():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if code_of(page).strip()])
 def test_code_runs(page, capsys):
     names = readers_own() if page == "README.md" else {}

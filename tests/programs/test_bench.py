@@ -19,6 +19,8 @@ from jsoftmax.bench import run as bench
 from jsoftmax.bench.cli import PRESETS, options
 from jsoftmax.bench.problem import LOSSES, MARGINS, Problem, exact
 
+pytestmark = pytest.mark.slow
+
 TINY = ["--rows", "8", "--features", "4", "--classes", "32", "--repeats", "2"]
 OURS = ["jsoftmax", "jsoftmax-rows", "jsoftmax-classes", "jsoftmax-dense"]
 

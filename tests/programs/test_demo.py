@@ -7,6 +7,8 @@ pytest.importorskip("mlxtend")
 
 from jsoftmax.demo import train as demo
 
+pytestmark = pytest.mark.slow
+
 LOSSES = ["softmax", "l-softmax", "arcface"]  # a head without margin, annealed, after a warm-up
 
 

@@ -20,6 +20,8 @@ from jsoftmax.bench import run as bench
 from jsoftmax.bench.hlo import Exchange, exchanges, group_size
 from jsoftmax.bench.problem import Problem
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _standard_promotion():
