@@ -12,9 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 from jsoftmax import checks
 from jsoftmax.linear.logits import linear_logits
-from jsoftmax.linear.loss import linear_cross_entropy, linear_loss, linear_stats
+from jsoftmax.linear.loss import linear_cross_entropy, linear_loss
 from jsoftmax.linear.sampling import ClassSample, sample_classes
 from jsoftmax.linear.sharded import sharded_linear_loss
+from jsoftmax.linear.stats import linear_stats
 from jsoftmax.losses.bi_tempered import bi_tempered_loss
 from jsoftmax.losses.binary import binary_cross_entropy
 from jsoftmax.losses.brier import brier_loss
@@ -31,6 +32,7 @@ from jsoftmax.losses.on_logits import (
     poly_loss,
     symmetric_cross_entropy,
 )
+from jsoftmax.losses.protocol import shift_invariant
 from jsoftmax.losses.reduction import weighted_mean
 from jsoftmax.maps.alternatives import (
     ev_softmax,
@@ -144,6 +146,7 @@ __all__ = [
     "poly1",
     "poly_loss",
     "sce",
+    "shift_invariant",
     "sparsemax_loss",
     "symmetric_cross_entropy",
     "weighted_mean",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from jsoftmax.blockwise.rows import keep, reduce_again, reduce_rows, sum_and_gradients
+from jsoftmax.blockwise.rows import reduce_again, reduce_rows, sum_and_gradients
 from jsoftmax.blockwise.types import Examples, Forward, Head, Plan
 from jsoftmax.core.collectives import psum
 from jsoftmax.stats.logit_stats import LogitStats
@@ -29,7 +29,7 @@ def _weighted_sum_jvp(plan, primals, tangents):
     # value. As a rule for tangents, d sum = <gradient, tangent>, whose transpose is that scaling.
     wanted = jax.tree.map(lambda t: not isinstance(t, SymbolicZero), tangents)
     total, evaluation, gradients = _nested(plan, wanted, *primals)
-    moving = keep(wanted, tangents)
+    moving = _moving(wanted, primals, tangents)
     # Of features, weight and bias each device has its part. The transpose of the sum over devices
     # sums the gradient of the features, if these are the same on all of them.
     parts = [(rows.features, head.weight, head.bias) for rows, head in (gradients, moving)]
@@ -38,14 +38,13 @@ def _weighted_sum_jvp(plan, primals, tangents):
         for rows, head in (gradients, moving)
     ]
     dtype = total.dtype
-    d_total = psum(_inner(*parts, dtype), plan.class_axis) + _inner(*others, dtype)
+    d_total = psum(_inner(parts, dtype), plan.class_axis) + _inner(others, dtype)
     return (total, evaluation), (d_total, jax.tree.map(jnp.zeros_like, evaluation))
 
 
-def _inner(gradients, tangents, dtype):
+def _inner(pair, dtype):
     total = jnp.zeros((), dtype)
-    leaves = map(jax.tree.leaves, (gradients, tangents))
-    for g, t in zip(*leaves, strict=True):
+    for g, t in zip(*map(jax.tree.leaves, pair), strict=True):
         total += jnp.sum(g * t.astype(g.dtype)).astype(dtype)
     return total
 
@@ -83,10 +82,20 @@ def _with_derivative(plan, examples, head, found):
 def _with_derivative_jvp(plan, primals, tangents):
     # The derivative is that of `reduce_again`, whose own value nobody reads. That makes four
     # products: one for the value, one recomputed, and two for the gradients.
-    *moving, found = primals
-    wanted = jax.tree.map(lambda t: not isinstance(t, SymbolicZero), tuple(tangents[:2]))
-    tangent = _tangents(plan, wanted, tuple(moving), found, keep(wanted, tuple(tangents[:2])))
-    return _with_derivative(plan, *primals), tangent
+    examples, head, found = primals
+    moving, tangents = (examples, head), tuple(tangents[:2])
+    wanted = jax.tree.map(lambda t: not isinstance(t, SymbolicZero), tangents)
+    tangents = _moving(wanted, moving, tangents)
+    return _with_derivative(plan, *primals), _tangents(plan, wanted, moving, found, tangents)
+
+
+def _moving(wanted, primals, tangents):
+    """Return the tangents that are wanted; they may be Python numbers, and become arrays."""
+
+    def moving(yes, x, t):
+        return jnp.asarray(t, x.dtype) if yes else None
+
+    return jax.tree.map(moving, wanted, primals, tangents)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -98,7 +107,8 @@ def _tangents(plan: Plan, wanted: Any, primals: Any, found: Forward, tangents: A
     def function(*moving):
         moving = iter(moving)
         given = [next(moving) if w else x for w, x in zip(yes, leaves, strict=True)]
-        return reduce_again(plan, *tree.unflatten(given), found)
+        examples, head = tree.unflatten(given)
+        return reduce_again(plan, examples, head, found)
 
     moving = tuple(x for w, x in zip(yes, leaves, strict=True) if w)
     return jax.jvp(function, moving, tuple(jax.tree.leaves(tangents)))[1]

@@ -83,21 +83,24 @@ def reduce_again(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def sum_and_gradients(
-    plan: Plan, wanted: tuple[Examples, Head] | None, examples: Examples, head: Head
-) -> tuple[Array, tuple[Array, LogitStats], tuple[Examples, Head] | None]:
+    plan: Plan, wanted: Any, examples: Examples, head: Head
+) -> tuple[Array, tuple[Array, LogitStats], Any]:
     """Return the weighted sum of the losses, (losses, stats) of all rows, and gradients.
 
-    `wanted` has booleans for numbers; gradients that are not wanted are None. Those of features,
-    weight and bias are this device's part: the whole is their sum over the devices.
+    `wanted` is `Examples` and `Head` of booleans, or None for no gradients at all; the gradients
+    are such a pair, None where not wanted. Those of features, weight and bias are this device's
+    part: the whole is their sum over the devices.
     """
     shard, shared = local_shard(plan, examples, head)
     rows = examples.labels.shape[0]
     size = min(plan.blocks.rows, rows)
     dtype = sum_dtype(examples.features, head.weight)
+    of_loss: Any = examples  # what the loss reads of the examples is not their features
+    of_loss = of_loss._replace(features=None)
 
     @partial(jax.checkpoint, prevent_cse=False)
     def body(gradients, start, new, _):
-        mine, part = slice_rows((examples._replace(features=None), shard), start, size)
+        mine, part = slice_rows((of_loss, shard), start, size)
         is_new = start + jnp.arange(size) >= new
         mine = mine._replace(weights=jnp.where(is_new, mine.weights, 0))
         save = plan.blocks.save_products and wanted is not None

@@ -12,7 +12,6 @@ from jax import Array
 
 from jsoftmax.blockwise.block_sizes import BlockSizes
 from jsoftmax.core.collectives import MeshAxes
-from jsoftmax.margins.angular import AngularMargin
 from jsoftmax.stats.statistics import Others
 
 
@@ -20,8 +19,8 @@ class Plan(NamedTuple):
     """What is known before anything is computed; it can be hashed."""
 
     blocks: BlockSizes
-    margin: AngularMargin | None  # its whole numbers, see margins/partition.py
-    loss: Callable[..., Array] | None  # (LogitStats - shift, shift, *values) of one example
+    margin: Any  # its whole numbers, see margins/partition.py, or None
+    loss: Callable[..., Array]  # (LogitStats - shift, shift, values) of one example
     fields: tuple[str, ...]  # the optional fields of LogitStats that are computed
     class_axis: MeshAxes  # the mesh axes over which the classes are sharded
 
@@ -29,13 +28,13 @@ class Plan(NamedTuple):
 class Examples(NamedTuple):
     """What has a row per example."""
 
-    features: Array | None  # [N, D]
+    features: Array  # [N, D]
     labels: Array  # integers [N], or [N, K]
     probs: Array | None = None  # [N, K]
-    weights: Array | None = None  # [N], factors on the losses
+    weights: Any = None  # [N], factors on the losses
     kept_norm: Array | None = None  # [N], see scores.kept_norm
     bias: Array | None = None  # of the labels, in their shape
-    margin: AngularMargin | None = None  # its parameters per class, at the labels [N]
+    margin: Any = None  # its parameters per class, at the labels [N]
 
 
 class Head(NamedTuple):
@@ -46,7 +45,7 @@ class Head(NamedTuple):
     where: Array | None = None  # booleans [C]
     softcap: Array | None = None
     inverse_norm: Array | None = None  # [C], of the weight
-    margin: AngularMargin | None = None  # its scalars
+    margin: Any = None  # its scalars
     loss: tuple[Any, ...] = ()  # the values that the loss closes over
 
 

@@ -5,7 +5,7 @@ blockwise/types.py. What an example of weight 0 holds, be it NaN, must not reach
 neutralised here.
 """
 
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -96,8 +96,8 @@ def checked_examples(
 
 def weigh(
     examples: Examples, head: Head, ignored, shape, *, sample_weight, class_weight, class_axis
-) -> Examples:
-    """Return the examples with the factors on their losses; class weights may go into the probs.
+) -> tuple[Examples, Array]:
+    """Return the examples, and the factors on their losses; class weights may go into the probs.
 
     As in `weighted_mean`, an example of weight 0 is left out even if it would be NaN.
     """
@@ -105,7 +105,7 @@ def weigh(
     dtype = sum_dtype(features, head.weight)
     weights = jnp.ones(features.shape[:1], dtype)
     if sample_weight is None and class_weight is None:
-        return examples._replace(weights=jnp.where(ignored, 0, weights))
+        return examples, jnp.where(ignored, 0, weights)
     num_local = head.weight.shape[0]
     if sample_weight is not None:
         sample_weight = jnp.asarray(sample_weight)
@@ -125,14 +125,14 @@ def weigh(
     labels = jnp.where(bad.reshape(-1, *[1] * (labels.ndim - 1)), 0, labels)
     bad |= (weights == 0) & ~jnp.all(jnp.isfinite(features), -1)
     features = jnp.where(bad[:, None], 0, features)
-    return Examples(features, labels, probs, weights)
+    return Examples(features, labels, probs), weights
 
 
 def make_plan(
     examples: Examples,
     head: Head,
     *,
-    loss: Callable[..., Array] | None,
+    loss: Any,
     fields: tuple[str, ...],
     class_axis,
     row_block: int | None,
@@ -158,3 +158,8 @@ def make_plan(
         rows, num_local, width, row_block, class_block, is_16_bit=is_16_bit, sharded=sharded
     )
     return Plan(blocks, whole, loss, fields, class_axis), examples, head._replace(margin=scalars)
+
+
+def unflatten(tree: Any, shape: tuple[int, ...]) -> Any:
+    """Give arrays with a row per example the shape of the examples."""
+    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), tree)

@@ -1,6 +1,6 @@
-r"""Features and class vectors to `LogitStats` or a loss, without materialising the logits.
+r"""Features and class vectors to a loss, without materialising the logits.
 
-Each function is the wiring: check the arguments, weigh the examples, plan, run, reduce. The order
+The function is the wiring: check the arguments, weigh the examples, plan, run, reduce. The order
 inside a score is that of blockwise/scores.py: matrix product or cosine, margin and scale, bias,
 softcap, then `where`.
 """
@@ -27,74 +27,18 @@ from jsoftmax.core.collectives import (
     split_shared_axes,
 )
 from jsoftmax.core.numerics import multiply_no_nan
-from jsoftmax.linear.arguments import checked_examples, checked_head, make_plan, weigh
+from jsoftmax.linear.arguments import (
+    checked_examples,
+    checked_head,
+    make_plan,
+    unflatten,
+    weigh,
+)
 from jsoftmax.linear.traced_loss import trace_loss
 from jsoftmax.losses.of_stats import nll
 from jsoftmax.margins.angular import AngularMargin
 from jsoftmax.stats.labels import SparseLabels
 from jsoftmax.stats.logit_stats import LogitStats
-from jsoftmax.stats.statistics import OPTIONAL
-
-
-def linear_stats(
-    features: ArrayLike,
-    weight: ArrayLike,
-    labels: ArrayLike | SparseLabels,
-    *,
-    bias: ArrayLike | None = None,
-    softcap: ArrayLike | None = None,
-    margin: AngularMargin | None = None,
-    where: ArrayLike | None = None,
-    class_axis: MeshAxes = None,
-    row_block: int | None = None,
-    class_block: int | None = None,
-) -> LogitStats:
-    r"""The `LogitStats` of a linear head, without its logits ever being held.
-
-    $$(x, W, y) \mapsto \mathrm{stats}(z, y), \qquad z = \mathrm{linear\_logits}(x, W, y)$$
-
-    Derivatives recompute the logits block by block: four matrix products with the gradient, for any
-    use of the statistics. A scalar loss is cheaper by `linear_loss`.
-
-    Args:
-      features: `[..., features]`, floats.
-      weight: `[classes, features]`.
-      labels: integers `[...]`, or `SparseLabels` (not with a margin).
-      bias: `[classes]`.
-      softcap: c > 0, the bound on the size of the scores.
-      margin: such as `arcface()`; its numbers may be traced.
-      where: booleans `[classes]`; False switches a class off.
-      class_axis: as in `linear_loss`.
-      row_block, class_block: how many examples and classes a block has; chosen by shape if None.
-
-    Returns:
-      `LogitStats` of `[...]`, float32 or wider; for `SparseLabels` of `[..., K]`, in which each
-      listed class in its turn is the true one. A label that names no class makes `target` NaN.
-
-    Source: the formulas of `LogitStats`, with the running maximum of Milakov, Gimelshein, "Online
-    normalizer calculation for softmax", 2018, arXiv:1805.02867.
-
-    Example:
-      >>> x, w = jnp.array([[2.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0]])
-      >>> js.linear_stats(x, w, jnp.array([0])).logsumexp
-      Array([2.1269], dtype=float32)
-    """
-    features, head = checked_head(
-        features, weight, bias=bias, softcap=softcap, margin=margin, where=where
-    )
-    examples, _ = checked_examples(features, labels, head, class_axis=class_axis)
-    plan, examples, head = make_plan(
-        examples,
-        head,
-        loss=None,
-        fields=OPTIONAL,
-        class_axis=class_axis,
-        row_block=row_block,
-        class_block=class_block,
-    )
-    found = reduced(plan, examples, head)
-    stats, _ = stats_of(plan, examples, head, found, centred=False)
-    return _unflatten(stats, features.shape[:-1])
 
 
 def linear_loss(
@@ -194,7 +138,7 @@ def linear_loss(
     examples, ignored = checked_examples(
         features, labels, head, class_axis=class_axis, ignore_index=ignore_index
     )
-    examples = weigh(
+    examples, weights = weigh(
         examples,
         head,
         ignored,
@@ -203,7 +147,6 @@ def linear_loss(
         class_weight=class_weight,
         class_axis=class_axis,
     )
-    weights = examples.weights
     traced, values, fields = trace_loss(loss, (examples, head), weights.dtype, class_axis)
     if return_stats and "mean" not in fields:
         fields = (*fields, "mean")
@@ -230,7 +173,7 @@ def linear_loss(
         result = psum(result, batch_axis)
     if not return_stats:
         return result if both is None or not result.ndim else local_rows(result, both)
-    stats = jax.lax.stop_gradient(_unflatten(stats, shape))
+    stats = jax.lax.stop_gradient(unflatten(stats, shape))
     if both is not None:
         result, stats = jax.tree.map(
             lambda x: local_rows(x, both) if x.ndim else x, (result, stats)
@@ -310,8 +253,3 @@ def _gather(features, labels, sample_weight, axes):
         lambda x: all_gather_unvarying(jnp.asarray(x), axes), (labels, sample_weight)
     )
     return all_gather_rows(features, axes), labels, sample_weight
-
-
-def _unflatten(stats, shape):
-    """Give arrays with a row per example the shape of the examples."""
-    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), stats)

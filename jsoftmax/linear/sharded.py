@@ -2,32 +2,43 @@ r"""A linear head over a mesh of devices, as a function of global arrays."""
 
 import math
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Literal, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
 
 from jsoftmax.checks import check_values
 from jsoftmax.core.arguments import as_labels, check_shape, normalize_axis
 from jsoftmax.core.collectives import NO_CLASS, MeshAxes, axes_of
 from jsoftmax.core.dtypes import to_compute_dtype
 from jsoftmax.linear.loss import linear_loss
+from jsoftmax.linear.traced_loss import loss_key
 from jsoftmax.losses.of_stats import nll
+from jsoftmax.margins.angular import AngularMargin
+from jsoftmax.margins.partition import combine, partition
 from jsoftmax.stats.labels import SparseLabels
 from jsoftmax.stats.logit_stats import LogitStats
 
 
-def mesh_devices(name: str, axis: MeshAxes, mesh: Mesh) -> int:
-    """Return over how many devices of a mesh an axis, or several, goes."""
-    if unknown := [each for each in axes_of(axis) if each not in mesh.shape]:
-        raise ValueError(f"`{name}`: expected axes of the mesh, {mesh.axis_names}, got {unknown}.")
-    return math.prod(mesh.shape[each] for each in axes_of(axis))
+class LinearLossOptions(TypedDict, total=False):
+    """The options of `linear_loss` but for the loss and the axes."""
 
-
-_BY_CLASS = ("bias", "where", "class_weight")
+    bias: ArrayLike | None
+    softcap: ArrayLike | None
+    margin: AngularMargin | None
+    where: ArrayLike | None
+    sample_weight: ArrayLike | None
+    class_weight: ArrayLike | None
+    ignore_index: ArrayLike | None
+    reduction: Literal["mean", "sum"] | None
+    return_stats: bool
+    row_block: int | None
+    class_block: int | None
 
 
 def sharded_linear_loss(
@@ -37,7 +48,7 @@ def sharded_linear_loss(
     class_axis: MeshAxes,
     num_classes: int,
     loss: Callable[[LogitStats], Array] = nll,
-    **options: Any,
+    **options: Unpack[LinearLossOptions],
 ) -> Callable[..., Array | tuple[Array, LogitStats]]:
     r"""Spread `linear_loss` over a mesh: examples over one of its axes, classes over another.
 
@@ -89,67 +100,97 @@ def sharded_linear_loss(
         tuple(name for name in axes_of(axis) if mesh.shape[name] > 1) or None
         for axis in (batch_axis, class_axis)
     )
-    axes = {"class_axis": class_axes, "batch_axis": batch_axes}
+    per_row, per_class, scalar = P(batch_axes), P(class_axes), P()
 
-    def function(features, weight, labels, **more):
-        chosen = options | more
-        features, weight = jnp.asarray(features), jnp.asarray(weight)
-        normalize_axis("features", features, -2)
-        examples = features.shape[0]
-        rows = examples + -examples % row_devices
-        classes = weight.shape[0] + -weight.shape[0] % class_devices
-        margin, tree = jax.tree.flatten(chosen.pop("margin", None))
-        by_class = {name: chosen.pop(name) for name in _BY_CLASS if chosen.get(name) is not None}
-        by_class |= {f"margin, {i}": x for i, x in enumerate(margin) if jnp.ndim(x)}
-        _check_classes(weight, num_classes, by_class)
-        if classes > num_classes:
-            where = _filled(by_class.get("where", jnp.ones(num_classes, bool)), classes)
-            by_class["where"] = where & (jnp.arange(classes) < num_classes)
-            labels = _named(labels, num_classes, chosen.get("ignore_index"))
-        by_row = {"features": features, "labels": labels}
-        by_row["sample_weight"] = chosen.pop("sample_weight", None)
-        _check_rows(by_row)
-        if by_row["sample_weight"] is None and rows > examples:
-            by_row["sample_weight"] = jnp.ones(
-                features.shape[:-1], to_compute_dtype(features).dtype
+    # Compiled, since without jit a shard_map is run operation by operation; and once, for all calls
+    # with the same `static` and shapes.
+    @partial(jax.jit, static_argnames=("on", "static"))
+    def run(arrays, on, static):
+        whole, _, given = static
+        given = dict(given)
+
+        def on_each(rows, classes, scalars):
+            margin = combine(whole, scalars.pop("margin"), classes.pop("margin"))
+            return linear_loss(
+                loss=loss,
+                margin=margin,
+                class_axis=class_axes,
+                batch_axis=batch_axes,
+                **given | rows | classes | scalars,
             )
 
-        def on_each(by_row, weight, by_class):
-            numbers = [by_class.pop(f"margin, {i}", x) for i, x in enumerate(margin)]
-            given = chosen | by_row | by_class | {"margin": tree.unflatten(numbers)}
-            return linear_loss(weight=weight, loss=loss, **given, **axes)
+        result = per_row if given.get("reduction", "mean") is None else scalar
+        return jax.shard_map(
+            on_each,
+            mesh=on,
+            in_specs=(per_row, per_class, scalar),
+            out_specs=(result, per_row) if given.get("return_stats") else result,
+        )(*arrays)
 
-        here = _mesh_for(mesh, (by_row, weight, by_class))
+    def function(features, weight, labels, **more: Unpack[LinearLossOptions]):
+        chosen: dict[str, Any] = {**options, **more}
+        features, weight = jnp.asarray(features), jnp.asarray(weight)
+        normalize_axis("features", features, -2)
+        examples, num_rows = features.shape[0], weight.shape[0]
+        num_examples, num_rows = (
+            examples + -examples % row_devices,
+            num_rows + -num_rows % class_devices,
+        )
+        rows = {"features": features, "labels": labels}
+        rows |= _pop(chosen, ("sample_weight",))
+        classes = {"weight": weight} | _pop(chosen, ("bias", "where", "class_weight"))
+        whole, scalars_of_margin, classes["margin"] = partition(chosen.pop("margin", None))
+        scalars = {"margin": scalars_of_margin} | _pop(chosen, ("softcap",))
+        if not isinstance(chosen.get("ignore_index"), int):
+            scalars |= _pop(chosen, ("ignore_index",))
+        _check_classes(num_classes, classes)
+        if num_rows > num_classes:
+            where = _filled(classes.get("where", jnp.ones(num_classes, bool)), num_rows)
+            classes["where"] = where & (jnp.arange(num_rows) < num_classes)
+            ignored = scalars.get("ignore_index", chosen.get("ignore_index"))
+            rows["labels"] = _out_of_range(labels, num_classes, ignored)
+        _check_rows(rows)
+        if num_examples > examples and "sample_weight" not in rows:
+            rows["sample_weight"] = jnp.ones(features.shape[:-1], to_compute_dtype(features).dtype)
+
+        on = _mesh_for(mesh, (rows, classes))
 
         def placed(tree, size, spec):
-            return jax.tree.map(lambda x: _placed(_filled(x, size), here, spec), tree)
+            return jax.tree.map(lambda x: _placed(_filled(x, size), on, spec), tree)
 
-        by_batch, by_classes = P(batch_axes), P(class_axes)
-        result = by_batch if chosen.get("reduction", "mean") is None else P()
-        # Compiled, since without jit a shard_map is run operation by operation.
-        run = jax.shard_map(
-            on_each,
-            mesh=here,
-            in_specs=(by_batch, by_classes, by_classes),
-            out_specs=(result, by_batch) if chosen.get("return_stats") else result,
-        )
-        out = jax.jit(run)(
-            placed(by_row, rows, by_batch), *placed((weight, by_class), classes, by_classes)
-        )
-        if rows == examples:
+        arrays = placed(rows, num_examples, per_row), placed(classes, num_rows, per_class), scalars
+        out = run(arrays, on=on, static=(whole, loss_key(loss), tuple(sorted(chosen.items()))))
+        if num_examples == examples:
             return out
-        return jax.tree.map(lambda x: _placed(x, here, P())[:examples] if x.ndim else x, out)
+        return jax.tree.map(lambda x: _placed(x, on, scalar)[:examples] if x.ndim else x, out)
 
     return function
 
 
-def _check_classes(weight, num_classes, by_class):
+def _pop(options, names):
+    """Take what is given of these options out of them."""
+    taken = {name: options.pop(name, None) for name in names}
+    return {name: value for name, value in taken.items() if value is not None}
+
+
+def mesh_devices(name: str, axis: MeshAxes, mesh: Mesh) -> int:
+    """Return over how many devices of a mesh an axis, or several, goes."""
+    if unknown := [each for each in axes_of(axis) if each not in mesh.shape]:
+        raise ValueError(f"`{name}`: expected axes of the mesh, {mesh.axis_names}, got {unknown}.")
+    return math.prod(mesh.shape[each] for each in axes_of(axis))
+
+
+def _check_classes(num_classes, per_class):
+    weight, margin = per_class["weight"], per_class["margin"]
     if weight.shape[0] < num_classes:
         raise AssertionError(
             f"`weight`: expected a row for each of num_classes = {num_classes} classes, got shape "
             f"{weight.shape}."
         )
-    for name, x in by_class.items():
+    named = {name: x for name, x in per_class.items() if name not in ("weight", "margin")}
+    if margin is not None:
+        named |= {f"margin.{name}": x for name, x in vars(margin).items() if isinstance(x, Array)}
+    for name, x in named.items():
         if jnp.shape(x) != weight.shape[:1]:
             check_shape(name, jnp.asarray(x), (num_classes,), "a number for every class")
 
@@ -188,14 +229,14 @@ def _placed(x, mesh, spec):
     return jax.reshard(x, NamedSharding(mesh, spec)) if explicit else x
 
 
-def _named(labels, num_classes, ignore_index):
-    """Return labels in which a row that is no class has no name either."""
+def _out_of_range(labels, num_classes, ignore_index):
+    """Return labels in which one of a row that is no class is out of range for all devices."""
 
-    def named(indices):
+    def mapped(indices):
         ignored = False if ignore_index is None else indices == ignore_index
         check_values(None, jnp.where(ignored, 0, indices), num_classes)
         return jnp.where((indices >= num_classes) & ~jnp.asarray(ignored), NO_CLASS, indices)
 
     if isinstance(labels, SparseLabels):
-        return labels._replace(indices=named(as_labels(labels.indices)))
-    return named(as_labels(labels))
+        return labels._replace(indices=mapped(as_labels(labels.indices)))
+    return mapped(as_labels(labels))

@@ -67,12 +67,27 @@ def trace_loss(
     fields, traced = trace(())
     if traced.consts:
         fields, traced = trace(tuple(traced.consts))
-    text = re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr))
-    function = loss.func if isinstance(loss, partial) else loss
-    key = getattr(function, "__code__", function), text
+    key = _key(loss, traced)
 
     def run(stats, shift, values):
         leaves = jax.tree.leaves((without_unread(stats, fields), shift))
         return jax.core.eval_jaxpr(traced.jaxpr, values, *leaves)[0]
 
     return TracedLoss(key, run), tuple(map(jnp.asarray, traced.consts)), fields
+
+
+def loss_key(loss: Callable[..., Array]) -> Any:
+    """Return a key by which a program compiled for a loss can be found again.
+
+    It equals none before where the loss closes over arrays, whose values the program would keep.
+    """
+    zero = jnp.zeros(())
+    traced = jax.make_jaxpr(on_centred(loss))(LogitStats(zero, zero, zero, zero), zero)
+    return object() if traced.consts else _key(loss, traced)
+
+
+def _key(loss, traced):
+    """Return the code of a loss and what was traced of it, but for addresses in memory."""
+    function = loss.func if isinstance(loss, partial) else loss
+    text = re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr))
+    return getattr(function, "__code__", type(function)), text

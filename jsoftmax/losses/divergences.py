@@ -51,7 +51,7 @@ def kl_divergence(
     """
     logits, q, _, where, _ = _aligned(logits, target_probs, axis, where)
     z, _ = centred(logits, -1, where)
-    stats, _, below = from_top(z, where)
+    stats, _, below = from_top(z, where, ())
     q = cast_like(q, z)
     log_q = jnp.log(jnp.where(q == 0, 1, q))
     return jnp.sum(multiply_no_nan(q, log_q + nll(stats)[..., None] + below), -1)

@@ -118,7 +118,9 @@ def per_example(name: str, value: ArrayLike, logits: Array, axis: int) -> ArrayL
     return jnp.moveaxis(jnp.broadcast_to(value, shape), axis, -1)
 
 
-def from_top(z: Array, where: Array | None) -> tuple[LogitStats, Array, Array]:
+def from_top(
+    z: Array, where: Array | None, fields: tuple[str, ...]
+) -> tuple[LogitStats, Array, Array]:
     """Return the stats and shift of the largest logit, and how far each logit is below it.
 
     A distribution is measured from there, -log p_j = -log p_top + (z_top - z_j): both terms are
@@ -126,7 +128,7 @@ def from_top(z: Array, where: Array | None) -> tuple[LogitStats, Array, Array]:
     gradients that would cancel only after rounding.
     """
     top = jnp.argmax(z, -1)
-    stats, shift = centred_stats(z, top, where)
+    stats, shift = centred_stats(z, top, where, fields)
     off = z == -jnp.inf  # which has no gradient
     below = jnp.where(
         off, jnp.inf, neg_inf_to_zero(stats.target + shift)[..., None] - jnp.where(off, 0, z)

@@ -12,10 +12,17 @@ from jax.typing import ArrayLike
 from jsoftmax.core.arguments import check_at_least, check_within, is_static
 from jsoftmax.core.dtypes import cast_like
 from jsoftmax.core.numerics import expm1, multiply_no_nan, sigmoid, softplus
-from jsoftmax.losses.protocol import shift_invariant
+from jsoftmax.losses.protocol import centred_by, shift_invariant
 from jsoftmax.stats.logit_stats import LogitStats
 
 
+def _centred_nll(stats, shift, *, label_smoothing=0.0, z_loss=0.0):
+    """Return `nll` from the stats of `logits - shift`: only the z-loss depends on the shift."""
+    loss = nll(stats, label_smoothing=label_smoothing)
+    return loss + z_penalty(z_loss, stats.logsumexp + shift)
+
+
+@centred_by(_centred_nll)
 def nll(stats: LogitStats, *, label_smoothing: ArrayLike = 0.0, z_loss: ArrayLike = 0.0) -> Array:
     r"""Negative log-likelihood of the true class, the loss behind `cross_entropy`.
 
@@ -180,14 +187,6 @@ def sce(
     u = _finite_log_odds(stats)
     reverse = -cast_like(log_zero, u) * sigmoid(-u)
     return multiply_no_nan(cast_like(alpha, u), nll(stats)) + cast_like(beta, u) * reverse
-
-
-def _centred_nll(stats, shift, *, label_smoothing=0.0, z_loss=0.0):
-    loss = nll(stats, label_smoothing=label_smoothing)
-    return loss + z_penalty(z_loss, stats.logsumexp + shift)
-
-
-nll.on_centred = _centred_nll  # only the z-loss depends on the shift
 
 
 def _finite_log_odds(stats):

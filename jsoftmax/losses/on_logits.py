@@ -22,6 +22,7 @@ from jsoftmax.core.masking import centred
 from jsoftmax.core.numerics import multiply_no_nan, neg_inf_to_zero
 from jsoftmax.losses.inputs import from_top, loss_inputs, per_example
 from jsoftmax.losses.of_stats import focal, gce, mae, nll, poly1, sce
+from jsoftmax.losses.protocol import on_centred
 from jsoftmax.stats.dense import centred_stats, class_stats
 from jsoftmax.stats.labels import SparseLabels
 from jsoftmax.stats.logit_stats import LogitStats
@@ -78,13 +79,15 @@ def cross_entropy(
         offset = (neg_inf_to_zero(top) / cast_like(temperature, top))[..., 0]
     else:
         z, offset = logits, jnp.zeros(logits.shape[:-1], to_compute_dtype(logits).dtype)
+    fields = () if is_static(label_smoothing, 0) else ("mean",)
     if soft:
-        stats, shift, below = from_top(z, where)
+        stats, shift, below = from_top(z, where, fields)
     else:
-        stats, shift = centred_stats(z, labels, where)
+        stats, shift = centred_stats(z, labels, where, fields)
     if probs is not None:
         offset = offset[..., None]
-    loss = nll.on_centred(stats, shift + offset, label_smoothing=label_smoothing, z_loss=z_loss)
+    options = {"label_smoothing": label_smoothing, "z_loss": z_loss}
+    loss = on_centred(partial(nll, **options))(stats, shift + offset)
 
     weights = jnp.ones(logits.shape[-1:]) if class_weight is None else jnp.asarray(class_weight)
     check_shape("class_weight", weights, logits.shape[-1:], "a weight for every class")

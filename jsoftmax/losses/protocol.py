@@ -47,11 +47,17 @@ def shift_invariant(loss: Loss) -> Loss:
       Array(0.5, dtype=float32)
     """
 
-    def on_centred(stats, shift, *args, **options):
-        return loss(stats, *args, **options)
+    return centred_by(lambda stats, shift, *args, **options: loss(stats, *args, **options))(loss)
 
-    loss.on_centred = on_centred
-    return loss
+
+def centred_by(rule: Callable[..., Array]) -> Callable[[Loss], Loss]:
+    """Declare `rule(stats of logits - shift, shift, ...)` as what a loss is of centred stats."""
+
+    def declare(loss):
+        setattr(loss, "on_centred", rule)  # noqa: B010, functions have no such attribute by type
+        return loss
+
+    return declare
 
 
 def on_centred(loss: Callable[..., Array]) -> Callable[..., Array]:
@@ -71,7 +77,8 @@ def fields_read(loss: Callable[..., Array], stats: LogitStats, *more: Any) -> tu
     """
 
     def needs(*names):
-        without = stats._replace(**dict.fromkeys(names))
+        absent: dict[str, Any] = dict.fromkeys(names)
+        without = stats._replace(**absent)
         try:
             jax.eval_shape(loss, without, *more)
         except Exception:  # of whatever kind: an error that is not ours comes back with all fields

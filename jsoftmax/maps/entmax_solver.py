@@ -31,6 +31,7 @@ def broadcast_alpha(alpha: ArrayLike, top: Array) -> Array:
     return jnp.broadcast_to(alpha, top.shape)
 
 
+@partial(jax.jit, static_argnums=1)
 def power_root(d: Array, power: int) -> Array:
     """Return u, with the class axis kept, for which the sum of `[u + d / n]_+^n` is 1."""
     evaluate = {1: _evaluate_linear, 2: _evaluate_square}[power]
@@ -74,6 +75,7 @@ def _evaluate_square(d, u):
     return square - 1, u - (square - jnp.sqrt(square)) / jnp.where(roots > 0, roots, 1)
 
 
+@jax.jit
 def largest_log_p(d: Array, alpha: Array) -> Array:
     """Return m, the logarithm of the largest probability, with the class axis kept."""
     beta = alpha - 1

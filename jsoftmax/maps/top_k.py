@@ -66,6 +66,7 @@ def soft_top_k(
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+@partial(jax.jit, static_argnums=(2, 3))
 def _shift(d, gap, k, axis):
     """Return x, with the class axis kept, for which the sum of σ(d + x) is k.
 

@@ -7,7 +7,7 @@ passed on as an array, traced or not, so that another value of it is not another
 """
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,8 @@ import jax.numpy as jnp
 from jsoftmax.core.arguments import is_concrete
 from jsoftmax.core.dtypes import to_compute_dtype
 
-Margin = TypeVar("Margin")
 
-
-def partition(margin: Margin) -> tuple[Margin, Margin, Margin]:
+def partition(margin: Any) -> tuple[Any, Any, Any]:
     """Return (whole numbers, other scalars, arrays per class); each has None for the others'."""
     if margin is None:
         return None, None, None
@@ -33,12 +31,11 @@ def partition(margin: Margin) -> tuple[Margin, Margin, Margin]:
             kind = per_class if jnp.ndim(value) else scalars
             kind[field.name] = to_compute_dtype(value)
     names = dict.fromkeys(whole | scalars | per_class)
-    return tuple(
-        dataclasses.replace(margin, **names | kept) for kept in (whole, scalars, per_class)
-    )
+    parts = [dataclasses.replace(margin, **names | kept) for kept in (whole, scalars, per_class)]
+    return parts[0], parts[1], parts[2]
 
 
-def combine(*parts: Margin) -> Margin:
+def combine(*parts: Any) -> Any:
     """Undo `partition`."""
 
     def first(*leaves):

@@ -15,11 +15,10 @@ from jsoftmax.checks import check_values
 from jsoftmax.core.arguments import as_logits, integer_labels, normalize_axis
 from jsoftmax.core.dtypes import to_compute_dtype
 from jsoftmax.core.masking import class_mask, mask_classes
-from jsoftmax.core.numerics import neg_inf_to_zero
+from jsoftmax.core.numerics import multiply_no_nan, neg_inf_to_zero
 from jsoftmax.stats.labels import at_label, at_labels, check_labels, is_any_label, is_label
 from jsoftmax.stats.logit_stats import LogitStats
 from jsoftmax.stats.statistics import (
-    OPTIONAL,
     names_of_sums,
     others_of,
     sums_below,
@@ -57,24 +56,33 @@ def logit_stats(
     check_values(logits, labels, logits.shape[-1])
     if where is not None:
         where = jnp.broadcast_to(class_mask(where, logits.shape), logits.shape)
-    return _stats(logits, labels, where, OPTIONAL, centred=False)[0]
+    stats, _ = _stats(logits, labels, where, ("runner_up",), centred=False)
+    # Not from the sum relative to the largest logit: that is for losses, which subtract it again.
+    z = to_compute_dtype(logits)
+    z = jnp.where(z == -jnp.inf, -jnp.inf, z)  # no gradient to a logit of -inf
+    kept = jnp.ones_like(z) if where is None else where.astype(z.dtype)
+    total = jnp.sum(multiply_no_nan(kept, z), -1)
+    return stats._replace(mean=total / jnp.maximum(jnp.sum(kept, -1), 1))
 
 
-def centred_stats(logits: Array, labels: Array, where: Array | None) -> tuple[LogitStats, Array]:
+def centred_stats(
+    logits: Array, labels: Array, where: Array | None, fields: tuple[str, ...] = ()
+) -> tuple[LogitStats, Array]:
     """Return the stats of `logits - shift`, and the shift, which has no gradient.
 
     With logits around 1e6 a float32 `others` has only 0.06 of resolution left. Most losses do not
     depend on the shift, so they use this form. Labels are integers `[...]`, or lists `[..., K]`,
-    of which each class in its turn is the true one; `where` has the shape of the logits.
+    of which each class in its turn is the true one; `where` has the shape of the logits. Of the
+    optional fields those are computed that a loss reads.
     """
-    return _stats(logits, labels, where, ("mean",), centred=True)
+    return _stats(logits, labels, where, fields, centred=True)
 
 
 def class_stats(logits: Array, where: Array | None) -> LogitStats:
     """Return the centred stats of every class as if it were the label: fields `[..., classes]`.
 
-    For the largest logit they come from `centred_stats`. Any other class has p <= 1/2, so that its
-    `others` is `logsumexp + log1p(-p)` without loss.
+    Without the mean. For the largest logit they come from `centred_stats`. Any other class has
+    p <= 1/2, so that its `others` is `logsumexp + log1p(-p)` without loss.
     """
     z = mask_classes(to_compute_dtype(logits), where)
     first = jnp.argmax(z, -1)
@@ -84,11 +92,10 @@ def class_stats(logits: Array, where: Array | None) -> LogitStats:
     d = jnp.where(z == -jnp.inf, -jnp.inf, z - shift[..., None])
     total = top.logsumexp
     p = jnp.where(is_top, 0, jnp.exp(d - neg_inf_to_zero(total)))
-    return LogitStats(
+    return top._replace(
         target=d,
         others=jnp.where(is_top, top.others, total + jnp.log1p(-p)),
         runner_up=jnp.where(is_top, top.runner_up, top.target),
-        mean=jnp.broadcast_to(top.mean, d.shape),
     )
 
 

@@ -20,14 +20,14 @@ nothing is computed for a loss that does not read the field.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jsoftmax.core.collectives import NO_CLASS, MeshAxes, packed_psum
-from jsoftmax.core.numerics import exp_nonpositive, neg_inf_to_zero
+from jsoftmax.core.numerics import neg_inf_to_zero
 from jsoftmax.stats.labels import first_of_equals
 from jsoftmax.stats.logit_stats import LogitStats
 
@@ -48,9 +48,15 @@ class Field(NamedTuple):
     value: Callable[[Sums, Array, Array, Array], Array]  # (sums, top, target, target is unmasked)
 
 
+def _exp(d):
+    # `exp_nonpositive` in a form of which XLA's CPU backend stores no array of the logits' size
+    # for the gradient. (Of softmax, with that other one, it stores one less than with this.)
+    return jnp.exp(jnp.where(d > 0, d - lax.stop_gradient(d), d))
+
+
 SUMS = {
     "exp": Sum(
-        lambda z, d, unmasked: exp_nonpositive(d),
+        lambda z, d, unmasked: _exp(d),
         lambda sums, rise: sums["exp"] * jnp.exp(-rise),
     ),
     "linear": Sum(
@@ -115,8 +121,23 @@ def others_of(z: Array, unmasked: Array, classes: Array, fields: tuple[str, ...]
       fields: which of the `OPTIONAL` ones are wanted.
     """
     top = lax.stop_gradient(jnp.max(z, -1, initial=-jnp.inf))
-    top_class = classes[jnp.argmax(z, -1)] if "runner_up" in fields else None
+    top_class = _first_at_top(z, top, classes) if "runner_up" in fields else None
     return Others(top, top_class, sums_below(top, z, unmasked, names_of_sums(fields)))
+
+
+def _first_at_top(z, top, classes):
+    """Return the first class that attains the top, as a minimum: XLA's argmax is slow on a CPU.
+
+    Where the logits are computed again here, and rounded differently, none may attain it: then the
+    first within a few roundings.
+    """
+
+    def first(bound):
+        return jnp.min(jnp.where(z >= bound[..., None], classes, NO_CLASS), -1, initial=NO_CLASS)
+
+    exact = first(top)
+    nearly = first(top - 8 * float(jnp.finfo(top.dtype).eps) * jnp.abs(neg_inf_to_zero(top)))
+    return jnp.where(exact == NO_CLASS, nearly, exact).astype(classes.dtype)
 
 
 def sums_below(top: Array, z: Array, unmasked: Array, names) -> Sums:
@@ -129,7 +150,9 @@ def merge(a: Others, b: Others) -> Others:
     """Return the statistics of two disjoint sets of classes."""
     top = jnp.maximum(a.top, b.top)
     sums = jax.tree.map(jnp.add, _at(top, a), _at(top, b))
-    top_class = None if a.top_class is None else jnp.where(b.top > a.top, b.top_class, a.top_class)
+    top_class = a.top_class
+    if a.top_class is not None and b.top_class is not None:
+        top_class = jnp.where(b.top > a.top, b.top_class, a.top_class)
     return Others(top, top_class, sums)
 
 
@@ -197,14 +220,11 @@ def to_stats(
         shift = lax.stop_gradient(neg_inf_to_zero(jnp.maximum(target, others.top)))
     top = neg_inf_to_zero(others.top) - shift
     target = jnp.where(target == -jnp.inf, -jnp.inf, target - shift)
-    made = {
-        name: field.value(others.sums, top, target, unmasked)
-        for name, field in FIELDS.items()
-        if name == "others" or name in fields
-    }
-    return LogitStats(
-        **{"target": target, "runner_up": runner_up - shift, "mean": None} | made
-    ), shift
+    made: dict[str, Any] = {"target": target, "runner_up": runner_up - shift, "mean": None}
+    for name in ("others", *fields):
+        if name in FIELDS:
+            made[name] = FIELDS[name].value(others.sums, top, target, unmasked)
+    return LogitStats(**made), shift
 
 
 def _with_listed(target, labels, unmasked, runner_up, others, fields):

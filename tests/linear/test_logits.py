@@ -32,16 +32,14 @@ def test_mixed_dtypes_bias_and_softcap(x_dtype, w_dtype):
     assert [bar.dtype for bar in bars] == [x_dtype, w_dtype]
 
 
-def test_order_of_bias_softcap_margin_and_scale():
+def test_margin_and_scale_come_before_bias_and_softcap():
     features, weight, labels = head()
-    options = {"bias": BIAS, "softcap": 0.7, "margin": js.cosface(0.25, 8.0)}
+    options = {"bias": BIAS, "softcap": 6.0, "margin": js.cosface(0.25, 8.0)}
     got = jax.jit(partial(js.linear_logits, **options))(features, weight, labels)
     x, w = oracles.float64(features), oracles.float64(weight)
     cosine = x @ w.T / np.linalg.norm(x, axis=-1, keepdims=True) / np.linalg.norm(w, axis=-1)
-    capped = 0.7 * np.tanh((cosine + BIAS) / 0.7)
-    true = oracles.one_hot(labels, 5)
-    # A cosine beyond [-1, 1] can not come out of a cap of 0.7.
-    assert_allclose(got, 8 * (capped - 0.25 * true), rtol=2e-6, atol=2e-6)
+    scaled = 8 * (cosine - 0.25 * oracles.one_hot(labels, 5))
+    assert_allclose(got, 6 * np.tanh((scaled + BIAS) / 6), rtol=2e-6, atol=2e-6)
 
 
 @over(MARGINS)

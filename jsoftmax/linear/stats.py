@@ -1,0 +1,73 @@
+"""Features and class vectors to `LogitStats`, without materialising the logits."""
+
+from jax.typing import ArrayLike
+
+from jsoftmax.blockwise.forward import stats_of
+from jsoftmax.blockwise.gradient import reduced
+from jsoftmax.core.collectives import MeshAxes
+from jsoftmax.linear.arguments import checked_examples, checked_head, make_plan, unflatten
+from jsoftmax.margins.angular import AngularMargin
+from jsoftmax.stats.labels import SparseLabels
+from jsoftmax.stats.logit_stats import LogitStats
+from jsoftmax.stats.statistics import OPTIONAL
+
+
+def linear_stats(
+    features: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike | SparseLabels,
+    *,
+    bias: ArrayLike | None = None,
+    softcap: ArrayLike | None = None,
+    margin: AngularMargin | None = None,
+    where: ArrayLike | None = None,
+    class_axis: MeshAxes = None,
+    row_block: int | None = None,
+    class_block: int | None = None,
+) -> LogitStats:
+    r"""The `LogitStats` of a linear head, without its logits ever being held.
+
+    $$(x, W, y) \mapsto \mathrm{stats}(z, y), \qquad z = \mathrm{linear\_logits}(x, W, y)$$
+
+    Derivatives recompute the logits block by block: four matrix products with the gradient, for any
+    use of the statistics. A scalar loss is cheaper by `linear_loss`.
+
+    Args:
+      features: `[..., features]`, floats.
+      weight: `[classes, features]`.
+      labels: integers `[...]`, or `SparseLabels` (not with a margin).
+      bias: `[classes]`.
+      softcap: c > 0, the bound on the size of the scores.
+      margin: such as `arcface()`; its numbers may be traced.
+      where: booleans `[classes]`; False switches a class off.
+      class_axis: as in `linear_loss`.
+      row_block, class_block: how many examples and classes a block has; chosen by shape if None.
+
+    Returns:
+      `LogitStats` of `[...]`, float32 or wider; for `SparseLabels` of `[..., K]`, in which each
+      listed class in its turn is the true one. A label that names no class makes `target` NaN.
+
+    Source: the formulas of `LogitStats`, with the running maximum of Milakov, Gimelshein, "Online
+    normalizer calculation for softmax", 2018, arXiv:1805.02867.
+
+    Example:
+      >>> x, w = jnp.array([[2.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> js.linear_stats(x, w, jnp.array([0])).logsumexp
+      Array([2.1269], dtype=float32)
+    """
+    features, head = checked_head(
+        features, weight, bias=bias, softcap=softcap, margin=margin, where=where
+    )
+    examples, _ = checked_examples(features, labels, head, class_axis=class_axis)
+    plan, examples, head = make_plan(
+        examples,
+        head,
+        loss=None,
+        fields=OPTIONAL,
+        class_axis=class_axis,
+        row_block=row_block,
+        class_block=class_block,
+    )
+    found = reduced(plan, examples, head)
+    stats, _ = stats_of(plan, examples, head, found, centred=False)
+    return unflatten(stats, features.shape[:-1])
