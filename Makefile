@@ -33,8 +33,8 @@ notebooks: .venv/notebooks.done  ## run the notebooks, and write them with what 
 docs: .venv/docs.done  ## build the API pages in site/
 	$(BIN)/python docs/build.py site
 
-clean:  ## remove .venv, what the demo drew, and the API pages
-	rm -rf .venv demo site
+clean:  ## remove .venv, the tests' cache, what the demo drew, and the API pages
+	rm -rf .venv demo site ~/.cache/jsoftmax-tests
 
 .venv/%.done: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

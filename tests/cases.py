@@ -160,7 +160,7 @@ LOSSES = [
     Case("bi_tempered", js.bi_tempered_loss, oracles.bi_tempered_loss, {"t1": 0.8, "t2": 1.4}),
 ]
 
-# One of every formula, for what does not depend on the numbers.
+# One of every formula, for what does not depend on the options.
 FORMULAS = [
     case
     for case in LOSSES
@@ -249,7 +249,7 @@ def distributions(classes, seed=0):
 
 
 def on_kept(q, where):
-    """Return distributions over the classes that are on, of which the last is one."""
+    """Return distributions over the classes that are not masked, of which the last is one."""
     q = jnp.where(where, q, 0)
     q = q.at[..., -1].add(jnp.where(q.sum(-1) == 0, 1, 0))
     return q / q.sum(-1, keepdims=True)

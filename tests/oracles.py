@@ -13,7 +13,7 @@ import numpy as np
 # --- maps: (logits, axis, *, where, ...) ---
 
 
-def switched_off(logits, where, temperature=1.0):
+def masked(logits, where, temperature=1.0):
     z = np.asarray(logits, np.float64)
     if where is not None:
         z = np.where(where, z, -np.inf)
@@ -25,7 +25,7 @@ def softmax(logits, axis=-1, *, where=None, temperature=1.0, sink=None):
 
 
 def log_softmax(logits, axis=-1, *, where=None, temperature=1.0, sink=None):
-    z = switched_off(logits, where, temperature)
+    z = masked(logits, where, temperature)
     top = z.max(axis, keepdims=True)
     total = np.exp(z - top).sum(axis, keepdims=True)
     if sink is not None:
@@ -34,13 +34,13 @@ def log_softmax(logits, axis=-1, *, where=None, temperature=1.0, sink=None):
 
 
 def logsumexp(logits, axis=-1, *, where=None):
-    z = switched_off(logits, where)
+    z = masked(logits, where)
     top = z.max(axis, keepdims=True)
     return np.squeeze(top + np.log(np.exp(z - top).sum(axis, keepdims=True)), axis)
 
 
 def hardmax(logits, axis=-1, *, where=None):
-    z = np.moveaxis(switched_off(logits, where), axis, -1)
+    z = np.moveaxis(masked(logits, where), axis, -1)
     return np.moveaxis(np.eye(z.shape[-1])[z.argmax(-1)], -1, axis)
 
 
@@ -68,31 +68,31 @@ def shares(h, on, axis):
 
 
 def taylor_softmax(logits, axis=-1, *, where=None, order=2):
-    z = switched_off(logits, where)
+    z = masked(logits, where)
     on, z = np.isfinite(z), np.where(np.isfinite(z), z, 0)
     return shares(sum(z**k / math.factorial(k) for k in range(order + 1)), on, axis)
 
 
 def spherical_softmax(logits, axis=-1, *, where=None):
-    z = switched_off(logits, where)
+    z = masked(logits, where)
     on, z = np.isfinite(z), np.where(np.isfinite(z), z, 0)
     return shares(np.where((z == 0).all(axis, keepdims=True), 1, z**2), on, axis)
 
 
 def sigsoftmax(logits, axis=-1, *, where=None):
-    z = switched_off(logits, where)
+    z = masked(logits, where)
     return softmax(z - np.logaddexp(0, -z), axis)
 
 
 def ev_softmax(logits, axis=-1, *, where=None, epsilon=0.0):
-    z = switched_off(logits, where)
+    z = masked(logits, where)
     on = np.isfinite(z)
     mean = np.where(on, z, 0).sum(axis, keepdims=True) / on.sum(axis, keepdims=True)
     return shares(((z >= mean) + epsilon) * np.exp(z - z.max(axis, keepdims=True)), on, axis)
 
 
 def scalable_softmax(logits, axis=-1, *, where=None, scale):
-    z = switched_off(logits, where)
+    z = masked(logits, where)
     on = np.isfinite(z)
     n = on.sum(axis, keepdims=True).astype(float)
     return shares(n ** (scale * (z - z.max(axis, keepdims=True))), on, axis)
@@ -100,7 +100,7 @@ def scalable_softmax(logits, axis=-1, *, where=None, scale):
 
 def entmax(logits, axis=-1, *, where=None, alpha):
     """Return the map by bisection on the logarithm of its largest probability."""
-    z = switched_off(logits, where)
+    z = masked(logits, where)
     d, b = z - z.max(axis, keepdims=True), alpha - 1
     if b == 0:
         return softmax(z, axis)
@@ -123,7 +123,7 @@ def tempered_softmax(logits, axis=-1, *, where=None, t):
 
 
 def soft_top_k(logits, axis=-1, *, where=None, k, temperature=1.0):
-    z = switched_off(logits, where)
+    z = masked(logits, where)
     on = np.isfinite(z)
     kept = np.where(on, z, np.nan)
     # Sorted, the sum is k somewhere between the k-th and the next: see the bracket of the library.
@@ -166,7 +166,7 @@ def cross_entropy(
     on = np.ones(nll.shape, bool) if where is None else np.broadcast_to(where, nll.shape)
     mean = np.where(on, nll, 0).sum(-1, keepdims=True) / on.sum(-1, keepdims=True)
     smooth = mean if label_smoothing else np.zeros_like(mean)
-    log_z = logsumexp(switched_off(logits, where, temperature))[..., None]
+    log_z = logsumexp(masked(logits, where, temperature))[..., None]
     losses = (1 - label_smoothing) * nll + label_smoothing * smooth + z_loss * log_z**2
     return expected(np.asarray(q, np.float64) * class_weight, losses)
 
@@ -205,8 +205,8 @@ def tsallis(p, alpha):
 
 
 def entmax_loss(logits, q, *, where=None, alpha):
-    """Return the Fenchel-Young loss by its definition; +inf for a label that is off."""
-    z = switched_off(logits, where)
+    """Return the Fenchel-Young loss by its definition; +inf for a masked label."""
+    z = masked(logits, where)
     q = np.asarray(q, np.float64)
     q = q / q.sum(-1, keepdims=True)
     p = entmax(logits, where=where, alpha=alpha)

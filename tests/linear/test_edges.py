@@ -22,7 +22,7 @@ def jitted(function, *args, **options):
 @over_blocks
 def test_a_bad_label_is_nan_in_its_own_row(blocks):
     x, w, labels = head(examples=N, size=D, classes=C)
-    on = jnp.arange(C) < C - 1  # a bad label is not taken for the class next to it, which is off
+    on = jnp.arange(C) < C - 1  # a bad label is not taken for the masked class next to it
 
     @jit_quickly
     def run(labels):
@@ -38,7 +38,7 @@ def test_a_bad_label_is_nan_in_its_own_row(blocks):
         assert_array_equal(jnp.isnan(dx).any(-1), jnp.arange(N) == 1)
 
 
-# Class 0, the label that ignored rows are given on the way, is off.
+# Class 0, the label that ignored rows are given on the way, is masked.
 KEEP_LABELS = KEEP.at[0].set(False).at[head(examples=N, size=D, classes=C)[2][2:]].set(True)
 
 
@@ -91,7 +91,7 @@ def test_nothing_left(blocks):
 
 
 @over_blocks
-def test_classes_that_are_off(blocks):
+def test_masked_classes(blocks):
     x, w, labels = head(examples=N, size=D, classes=C)
     off = jnp.arange(C) != labels[1]
 

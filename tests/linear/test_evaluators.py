@@ -172,7 +172,7 @@ def test_bfloat16(case, blocks):
         assert [g.dtype for g in grads] == ["bfloat16", "bfloat16"]
         assert_allclose(value, total(p), rtol=1e-5, atol=1e-6)
         expected = numeric_gradient(total, p)
-        # Products take the gradient to a logit in bfloat16, and add up a few of them.
+        # Products take the gradient with respect to a logit in bfloat16, and add up a few of them.
         assert_allclose(flat(grads), expected, rtol=0, atol=2**-7 * np.abs(expected).max())
 
 
@@ -181,7 +181,7 @@ def dense(x, w, labels, loss, **options):
     return js.weighted_mean(loss(stats), WEIGHTS)
 
 
-NUMBERS = {"m1": 1.2, "m2": 0.3, "m3": 0.1, "scale": 4.0, "anneal": 0.5}
+PARAMETERS = {"m1": 1.2, "m2": 0.3, "m3": 0.1, "scale": 4.0, "anneal": 0.5}
 
 
 @pytest.mark.parametrize("reduction", ["mean", None])
@@ -189,16 +189,16 @@ NUMBERS = {"m1": 1.2, "m2": 0.3, "m3": 0.1, "scale": 4.0, "anneal": 0.5}
 def test_traced_numbers_get_gradients(blocks, reduction):
     x, w, labels = head(examples=N, size=D, classes=C)
     bias = jnp.linspace(-1, 1, C)
-    numbers = NUMBERS | {"softcap": 2.0, "gamma": 1.5, "smoothing": 0.1}
+    parameters = PARAMETERS | {"softcap": 2.0, "gamma": 1.5, "smoothing": 0.1}
 
-    def total(evaluate, numbers, bias):
-        margin = js.AngularMargin(**{name: numbers[name] for name in NUMBERS})
+    def total(evaluate, parameters, bias):
+        margin = js.AngularMargin(**{name: parameters[name] for name in PARAMETERS})
 
         def loss(stats):
-            smoothed = js.nll(stats, label_smoothing=numbers["smoothing"])
-            return js.focal(stats, gamma=numbers["gamma"]) + smoothed
+            smoothed = js.nll(stats, label_smoothing=parameters["smoothing"])
+            return js.focal(stats, gamma=parameters["gamma"]) + smoothed
 
-        return evaluate(x, w, labels, loss, bias=bias, softcap=numbers["softcap"], margin=margin)
+        return evaluate(x, w, labels, loss, bias=bias, softcap=parameters["softcap"], margin=margin)
 
     def by_blocks(*args, **options):
         if reduction:
@@ -207,7 +207,7 @@ def test_traced_numbers_get_gradients(blocks, reduction):
         return js.weighted_mean(losses, WEIGHTS)
 
     got, expected = (
-        jit_quickly(jax.value_and_grad(partial(total, evaluate), (0, 1)))(numbers, bias)
+        jit_quickly(jax.value_and_grad(partial(total, evaluate), (0, 1)))(parameters, bias)
         for evaluate in (by_blocks, dense)
     )
     jax.tree.map(partial(assert_allclose, rtol=2e-5, atol=1e-5), got, expected)

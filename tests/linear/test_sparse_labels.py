@@ -83,7 +83,7 @@ def test_sparse_labels_on_logits():
         close(got, oracle(logits, q), loss.__name__, rtol=5e-6)
 
 
-def test_sparse_labels_of_a_margin_or_of_no_class():
+def test_sparse_labels_out_of_range_or_with_a_margin():
     x, w, _ = head(examples=N, size=D, classes=C)
     labels = js.SparseLabels(LISTS.at[0, 0].set(C).at[1, 0].set(-1), PROBS)
     bad = jnp.array([True, True, False, False, False])

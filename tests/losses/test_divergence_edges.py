@@ -32,8 +32,8 @@ ROWS = {
     "the same with one": ([0.5, -INF, -1.0, -1e30], 0),
     "one class": ([-INF, -INF, 3.0, -INF], 2),
     "ignored": ([NAN, INF, -INF, 2.0], -100),
-    "label off": ([0.5, -INF, -1.0, 2.0], 1),
-    "all off": ([-INF] * 4, 2),
+    "masked label": ([0.5, -INF, -1.0, 2.0], 1),
+    "all masked": ([-INF] * 4, 2),
     "below": ([0.5, 1.0, -1.0, 2.0], -1),
     "beyond": ([0.5, 1.0, -1.0, 2.0], CLASSES),
     "far beyond": ([0.5, 1.0, -1.0, -INF], 2**31 - 1),
@@ -52,12 +52,12 @@ BAD = ("below", "beyond", "far beyond")
 )
 def test_the_table_for_labels(loss, how):
     logits, labels = (np.array(column) for column in zip(*ROWS.values(), strict=True))
-    off, options = logits == -INF, {"ignore_index": -100}
+    masked, options = logits == -INF, {"ignore_index": -100}
     if how == "where":
-        logits, options["where"] = np.where(off, NAN, logits), ~off
+        logits, options["where"] = np.where(masked, NAN, logits), ~masked
     run = jax.jit(partial(pulled_back, lambda z: loss(z, labels, **options)))
     out, bar = (dict(zip(ROWS, np.asarray(x), strict=True)) for x in run(jnp.float32(logits)))
-    for name, row in zip(ROWS, off, strict=True):
+    for name, row in zip(ROWS, masked, strict=True):
         bad = name in BAD
         assert np.isnan(out[name]) == bad, name
         assert_array_equal(np.isnan(bar[name][~row]), bad, err_msg=name)
@@ -65,17 +65,17 @@ def test_the_table_for_labels(loss, how):
     for name in ("one class", "ignored"):
         assert out[name] == 0
         assert np.all(bar[name] == 0)
-    assert np.all(bar["all off"] == 0)
+    assert np.all(bar["all masked"] == 0)
     assert_allclose(out["without two"], out["the same with one"], rtol=1e-6)
-    # A label that is off is an infinite loss, but for those that are bounded.
-    at_off = [out["label off"], out["all off"]]
+    # A masked label is an infinite loss, unless the loss is bounded.
+    at_masked = [out["masked label"], out["all masked"]]
     if loss is js.brier_loss:
         p = oracles.softmax(np.array([0.5, -1.0, 2.0]))
-        assert_allclose(at_off, [1 + (p**2).sum(), 1], rtol=1e-6)
+        assert_allclose(at_masked, [1 + (p**2).sum(), 1], rtol=1e-6)
     elif loss is bi_tempered:
-        assert np.all(np.abs(at_off) <= 5)
+        assert np.all(np.abs(at_masked) <= 5)
     else:
-        assert_array_equal(at_off, np.inf)
+        assert_array_equal(at_masked, np.inf)
 
 
 def test_the_table_for_distributions():

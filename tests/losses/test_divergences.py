@@ -16,7 +16,7 @@ import jsoftmax as js
 
 
 def second_arguments(classes, where=None):
-    """Return what the library gets beside the logits, by name; nothing is put on a class off."""
+    """Return what the library gets beside the logits, by name; none on a masked class."""
     labels, q, teacher = labels_for(classes), distributions(classes), hard_logits(classes, seed=7)
     if where is not None:
         q = jnp.where(where, q, 0)
@@ -105,7 +105,7 @@ def test_any_axis():
         assert_allclose(got, results[name][0], rtol=1e-6, atol=1e-7, err_msg=name)
 
 
-def test_temperature_by_example_and_no_gradient_of_the_teacher():
+def test_temperature_per_example_and_no_gradient_of_the_teacher():
     z, t = hard_logits(10), hard_logits(10, seed=7)
     temperature = jnp.linspace(0.5, 20, 8)[:, None]
 

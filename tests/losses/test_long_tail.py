@@ -78,7 +78,7 @@ def test_a_class_without_examples_is_as_rare_as_the_rarest():
     assert_allclose(adjust(jnp.zeros(5), np.zeros(5, int)), np.full(5, np.log(0.2)), rtol=1e-6)
 
 
-def test_a_class_that_is_off_stays_off():
+def test_a_masked_class_stays_masked():
     logits = jnp.array([[1.0, -jnp.inf, 0.0]])
 
     @jax.jit

@@ -55,7 +55,7 @@ def test_closed_form_of_the_jacobian(case):
 
 @pytest.mark.parametrize("how", ["-inf", "where"])
 @over(ALL)
-def test_classes_that_are_off(case, how):
+def test_masked_classes(case, how):
     on = np.array([[True, False, True, True, False], [False] * 4 + [True], [False] * 5])
     z = jnp.asarray(Z, jnp.float32)
     off = jnp.where(on, z, -jnp.inf if how == "-inf" else 1e30)

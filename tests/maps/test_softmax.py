@@ -1,4 +1,4 @@
-"""softmax, log_softmax and logsumexp: options by example, and numbers known from elsewhere."""
+"""softmax, log_softmax and logsumexp: options per example, and numbers known from elsewhere."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 import jsoftmax as js
 
 
-def test_mask_broadcasts_and_temperature_and_sink_may_differ_by_example():
+def test_mask_broadcasts_and_temperature_and_sink_may_differ_per_example():
     logits = hard_logits(10)
     where = np.arange(10) < 7
     temperature = np.linspace(0.5, 4, 8, dtype=np.float32)[:, None]

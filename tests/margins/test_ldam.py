@@ -48,25 +48,25 @@ def test_logits_of_ldam(dtype):
         assert_allclose(got, expected, rtol=2e-6, atol=3e-5)
 
 
-def by_class(name):
-    """Return a function from traced arrays by class, and a traced number, to a margin."""
+def margin_per_class(name):
+    """Return a function from a traced array per class, and a traced scalar, to a margin."""
     if name == "ldam":
         return lambda counts, number: js.ldam(counts, number, scale=8.0)
-    # All four by class, and a traced scale that is not.
+    # All four per class, and one traced scale.
     return lambda m, scale: js.AngularMargin(1 + m / 4, m, m / 2, scale=scale, anneal=m)
 
 
 MARGINS = {
     "ldam": (np.array([400.0, 1, 16, 2, 81, 3, 9]), 0.5),
-    "all by class": (np.linspace(0.1, 0.6, C), 6.0),
+    "all per class": (np.linspace(0.1, 0.6, C), 6.0),
 }
 over_margins = pytest.mark.parametrize("name", MARGINS)
 
 
-def test_logits_with_all_numbers_by_class():
+def test_logits_with_all_parameters_per_class():
     x, w, labels = head(examples=16, size=24, classes=C)
-    m, scale = MARGINS["all by class"]
-    margin = by_class("all by class")(jnp.asarray(m, jnp.float32), scale)
+    m, scale = MARGINS["all per class"]
+    margin = margin_per_class("all per class")(jnp.asarray(m, jnp.float32), scale)
     got = jax.jit(lambda x, w: js.linear_logits(x, w, labels, margin=margin))(x, w)
     m = oracles.float64(margin.m2)[labels][:, None]
     own = {"m1": 1 + m / 4, "m2": m, "m3": m / 2, "anneal": m, "scale": scale}
@@ -78,22 +78,22 @@ def dense(margin, x, w, labels):
 
 
 @over_margins
-def test_tiles_agree_with_dense_logits(name):
+def test_blocks_agree_with_dense_logits(name):
     """In value and in all gradients, however it is cut; once in jvp and second derivatives."""
     x, w, labels = head(examples=N, size=D, classes=C)
     weights = jnp.array([1.0, 0.5, 2.0, 0.0, 1.5])
-    numbers, number = (jnp.asarray(v, jnp.float32) for v in MARGINS[name])
-    make = by_class(name)
+    per_class, scalar = (jnp.asarray(v, jnp.float32) for v in MARGINS[name])
+    make = margin_per_class(name)
 
-    def at_once(x, w, numbers, number):
-        return js.weighted_mean(dense(make(numbers, number), x, w, labels), weights)
+    def at_once(x, w, per_class, scalar):
+        return js.weighted_mean(dense(make(per_class, scalar), x, w, labels), weights)
 
-    def in_blocks(x, w, numbers, number, **blocks):
-        options = {"margin": make(numbers, number), "sample_weight": weights, **blocks}
+    def in_blocks(x, w, per_class, scalar, **blocks):
+        options = {"margin": make(per_class, scalar), "sample_weight": weights, **blocks}
         return js.linear_cross_entropy(x, w, labels, **options)
 
-    def per_example(x, w, numbers, number):
-        options = {"margin": make(numbers, number), "reduction": None, **BLOCKS["rows"]}
+    def per_example(x, w, per_class, scalar):
+        options = {"margin": make(per_class, scalar), "reduction": None, **BLOCKS["rows"]}
         return js.weighted_mean(js.linear_cross_entropy(x, w, labels, **options), weights)
 
     functions = {which: partial(in_blocks, **blocks) for which, blocks in BLOCKS.items()}
@@ -109,7 +109,7 @@ def test_tiles_agree_with_dense_logits(name):
         return jax.tree.leaves(jax.jvp(both, at, along))  # jvp and second derivatives too
 
     got = jit_quickly(lambda *at: {which: derivatives(which, *at) for which in functions})(
-        x, w, numbers, number
+        x, w, per_class, scalar
     )
     expected = jax.tree.leaves(got.pop("dense"))
     assert all(np.abs(leaf).max() > 1e-4 for leaf in expected)
@@ -158,7 +158,7 @@ def test_vmap_over_the_largest_margin_and_over_counts():
     jax.tree.map(partial(assert_allclose, rtol=1e-5), got, expected)
 
 
-def test_an_angle_by_class():
+def test_an_angle_per_class():
     m2 = np.linspace(0, 0.8, C)
     x, w, labels = head(examples=N, size=D, classes=C)
     margin = js.angular_margin(1.0, jnp.asarray(m2, jnp.float32), scale=8.0)
@@ -170,7 +170,7 @@ def test_an_angle_by_class():
     assert_allclose(loss(x, w, labels), expected, rtol=2e-6)
 
 
-def test_a_bad_label_is_nan_in_its_own_row():
+def test_an_out_of_range_label_is_nan_in_its_own_row():
     x, w, labels = head(examples=N, size=D, classes=C)
     bad = np.where(np.arange(N) == 1, C, np.where(np.arange(N) == 3, -1, labels))
     options = {"margin": js.ldam(FEW), **BLOCKS["rows"]}
@@ -190,7 +190,7 @@ def test_a_bad_label_is_nan_in_its_own_row():
 @pytest.mark.parametrize("field", ["m1", "m2", "m3", "anneal", "scale"])
 def test_wrong_shapes(field):
     x, w, labels = head(examples=N, size=D, classes=C)
-    # A scale by class would change the logits of the other classes too.
+    # A scale per class would change the logits of the other classes too.
     shapes = [(C,), (1,)] if field == "scale" else [(C + 1,), (1,), (N, 1), (C, 1)]
     for shape in shapes:
         margin = js.AngularMargin(**{field: jnp.ones(shape)})

@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 CLASSES = 5
 UNSMOOTHED = [case for case in FORMULAS if "label_smoothing" not in case.options]
-# The loss of a label of probability 0, for no class at all.
+# The loss of a label of probability 0, or with all classes masked.
 BOUNDED = {"gce": 1 / 0.7, "mae": 2.0, "brier": 1.0, "bi_tempered": 1 / (1.2 * 0.2)}
 CONTINUOUS_MAPS = [case for case in [*MAPS, *GUMBEL] if "num_samples" not in case.options]
 
@@ -39,8 +39,8 @@ def pulled_back(case, logits, cotangent, *labels, **more):
     return [np.asarray(x) for x in run(logits, np.float32(cotangent), *labels, **more)]
 
 
-def how_off(how, logits, where):
-    """Return logits and options that switch the same classes off, in one of two ways."""
+def masked_as(how, logits, where):
+    """Return logits and options that mask the same classes, in one of two ways."""
     if how == "-inf":
         return jnp.where(where, logits, -jnp.inf), {}
     return logits, {"where": where}
@@ -57,12 +57,12 @@ def weights_like(expected):
 
 @pytest.mark.parametrize("how", ["-inf", "where"])
 @over(CONTINUOUS_MAPS)
-def test_map_without_a_class(case, how):
+def test_map_with_masked_classes(case, how):
     logits = jax.random.normal(jax.random.key(0), (4, CLASSES))
     where = np.broadcast_to([True, False, True, True, False], (4, CLASSES))
-    off, options = how_off(how, jnp.where(where, logits, 1e30), where)
+    hidden, options = masked_as(how, jnp.where(where, logits, 1e30), where)
     expected = case.oracle(logits, where=where, **case.options)
-    out, bar = pulled_back(case, off, weights_like(expected), **options)
+    out, bar = pulled_back(case, hidden, weights_like(expected), **options)
     assert_allclose(out, expected, rtol=2e-5, atol=1e-6)
     assert_array_equal(bar[~where], 0)
     assert np.all(np.isfinite(bar))
@@ -70,32 +70,32 @@ def test_map_without_a_class(case, how):
 
 @pytest.mark.parametrize("how", ["-inf", "where", "where over NaN"])
 @over(FORMULAS)
-def test_loss_without_a_class(case, how):
+def test_loss_with_masked_classes(case, how):
     if how == "-inf" and case not in UNSMOOTHED:
-        pytest.skip("smoothing puts probability on the class: see the next test")
+        pytest.skip("smoothing puts probability on the class: see test_labels.py")
     logits, where = hard_logits(CLASSES), some_mask(CLASSES)
     where[:, 0] = True
     labels = np.where(np.arange(8) % 2 == 0, CLASSES - 1, 0)
     hidden = jnp.where(where, logits, jnp.nan if "NaN" in how else 1e30)
-    off, options = how_off(how, hidden, where)
-    out, bar = pulled_back(case, off, np.ones(8), labels, **options)
+    hidden, options = masked_as(how, hidden, where)
+    out, bar = pulled_back(case, hidden, np.ones(8), labels, **options)
     expected = case.oracle(logits, oracles.one_hot(labels, CLASSES), where=where, **case.options)
     assert_allclose(out, expected, rtol=5e-5, atol=1e-37 if case in UNSMOOTHED else 3e-5)
     assert_array_equal(bar[~where], 0)
     assert np.all(np.isfinite(bar))
 
 
-ODD = np.arange(8) % 2 == 1  # the rows in which something is off
+ODD = np.arange(8) % 2 == 1  # the rows in which something is masked
 
 
 @pytest.mark.parametrize("how", ["-inf", "where"])
 @over(FORMULAS)
-def test_label_on_a_class_that_is_off(case, how):
+def test_label_on_a_masked_class(case, how):
     logits = np.tile(np.float32([1.0, 2.0, 0.5, -1.0, 0.0]), (8, 1))
     where = ~(ODD[:, None] & (np.arange(CLASSES) == 2))
     labels = np.full(8, 2)
-    off, options = how_off(how, logits, where)
-    out, bar = pulled_back(case, off, np.ones(8), labels, **options)
+    hidden, options = masked_as(how, logits, where)
+    out, bar = pulled_back(case, hidden, np.ones(8), labels, **options)
     plain = {k: v for k, v in case.options.items() if k != "label_smoothing"}
     bounded = case.name in BOUNDED
     expected = case.oracle(logits, oracles.one_hot(labels, CLASSES), where=where, **plain)[ODD]
@@ -107,16 +107,16 @@ def test_label_on_a_class_that_is_off(case, how):
 
 @pytest.mark.parametrize("how", ["-inf", "where"])
 @over([*MAPS, *GUMBEL])
-def test_map_of_no_class(case, how):
+def test_map_with_all_classes_masked(case, how):
     if "num_samples" in case.options and how == "-inf":
         pytest.skip("these maps have a floor: a logit of -inf still has a probability")
     logits = np.tile(np.float32([[1.0, 2.0, 0.0, 0.5, -1.0], [0.0] * CLASSES]), (2, 1))
     odd = ODD[:4]
-    off, options = how_off(how, logits, np.broadcast_to(~odd[:, None], logits.shape))
+    hidden, options = masked_as(how, logits, np.broadcast_to(~odd[:, None], logits.shape))
     shape = (4,) if case.name == "logsumexp" else (4, CLASSES)
     none = np.full(shape, -np.inf if case.name.startswith("log") else 0.0)
     on_rows = (~odd).reshape(4, *[1] * (len(shape) - 1))
-    out, bar = pulled_back(case, off, weights_like(np.where(on_rows, 1, none)), **options)
+    out, bar = pulled_back(case, hidden, weights_like(np.where(on_rows, 1, none)), **options)
     assert_array_equal(out[odd], none[odd])
     assert not np.isnan(out).any()
     assert np.all(np.isfinite(bar))
@@ -125,10 +125,10 @@ def test_map_of_no_class(case, how):
 
 @pytest.mark.parametrize("how", ["-inf", "where"])
 @over(FORMULAS)
-def test_loss_of_no_class(case, how):
+def test_loss_with_all_classes_masked(case, how):
     where = np.broadcast_to(~ODD[:, None], (8, CLASSES))
-    off, options = how_off(how, np.ones((8, CLASSES), np.float32), where)
-    out, bar = pulled_back(case, off, np.ones(8), ODD, **options)
+    hidden, options = masked_as(how, np.ones((8, CLASSES), np.float32), where)
+    out, bar = pulled_back(case, hidden, np.ones(8), ODD, **options)
     assert_allclose(out[ODD], np.full(4, BOUNDED.get(case.name, np.inf)), rtol=1e-6)
     assert not np.isnan(out).any()
     assert not np.isnan(bar).any()
@@ -136,7 +136,7 @@ def test_loss_of_no_class(case, how):
 
 
 @over(FORMULAS)
-def test_label_outside_is_nan_in_its_own_row_only(case):
+def test_out_of_range_label_is_nan_in_its_own_row_only(case):
     logits = hard_logits(CLASSES)
     good = labels_for(CLASSES)
     bad = jnp.array([-1, CLASSES, 10**6, -(2**31)])

@@ -12,7 +12,7 @@ import jsoftmax as js
 
 pytestmark = pytest.mark.slow
 
-MIXED = 0.75 * SOFT + 0.05  # no zero, where a derivative to the labels may not be
+MIXED = 0.75 * SOFT + 0.05  # no zero, where there may be no derivative with respect to the labels
 
 
 CE = js.cross_entropy
@@ -26,7 +26,7 @@ def of_labels(h, z):
     return CE(z, LABELS, label_smoothing=h[0], z_loss=h[1], class_weight=jnp.full(5, h[2]))
 
 
-# name: (h, logits) -> array, and values of h; a tuple is of several numbers, traced together
+# name: (h, logits) -> array, and values of h; a tuple has several, traced together
 HYPERPARAMETERS = {
     "softmax temperature": (lambda h, z: js.softmax(z, temperature=h), 0.7),
     "log_softmax temperature": (lambda h, z: js.log_softmax(z, temperature=h), 1.7),

@@ -2,7 +2,7 @@
 
 Each device holds as many rows, so how many rows of zeros fill up the class matrix depends on the
 mesh. Orbax cuts off and fills up with zeros what it restores if told that the shapes may differ:
-each device reads its own rows, and nothing is gathered. That is exact, for rows that are no class
+each device reads its own rows, and nothing is gathered. That is exact, for rows that only pad
 get gradient 0 and stay 0, and so do their moments in Adam.
 """
 
@@ -127,7 +127,7 @@ def test_training_goes_on_over_another_number_of_devices(tmp_path, before, after
 
 
 def test_another_shape_has_to_be_allowed(tmp_path):
-    """By default Orbax takes other padding for a mistake, rather than to cut off rows silently."""
+    """By default Orbax takes other padding for a mistake, rather than to drop rows silently."""
     # One array on one device: of several reads Orbax would leave the others unfinished.
     saved, wanted = [begin(mesh_of(8))[0]], [target(mesh_of(1))[0]]
     with ocp.StandardCheckpointer() as checkpointer:

@@ -59,7 +59,7 @@ OPTIONS = {
         lambda stats: jnp.square(stats.mean * n) + stats.log_prob,
         {"reduction": None, "bias": BIAS},
     ),
-    "numbers by class": lambda n: (
+    "parameters per class": lambda n: (
         js.nll,
         {"margin": js.AngularMargin(m2=jnp.linspace(0.1, 0.5, C) * n, scale=4.0 * n)},
     ),
@@ -114,8 +114,8 @@ def test_lists_of_labels(axes, reduction):
 
 
 @over_axes
-def test_labels_that_are_no_class(axes):
-    """11 has a row, to fill up, but is no class; 7 is ignored, 4 is off."""
+def test_out_of_range_labels(axes):
+    """Row 11 only pads the weight, so label 11 is out of range; 7 is ignored, 4 is masked."""
     x, w, _ = head(examples=N, size=D, classes=C)
     labels = jnp.array([0, 11, -1, 7, 4])
     options = {"ignore_index": 7, "where": KEEP, "reduction": None}

@@ -20,7 +20,7 @@ ALL_CLASSES = pytest.mark.parametrize("classes", CLASSES)
 def test_logit_stats_fields(classes):
     logits, labels, where = hard_logits(classes), labels_for(classes), some_mask(classes)
     stats = js.logit_stats(logits, labels, where=where)
-    z = oracles.switched_off(logits, where)
+    z = oracles.masked(logits, where)
     true = oracles.one_hot(labels, classes).astype(bool)
     rest = np.where(true, -np.inf, z)
     assert_allclose(stats.target, z[true], rtol=0)
