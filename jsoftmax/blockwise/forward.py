@@ -57,9 +57,9 @@ def forward(
         return (of_labels, merge(others, found)), products if save_products else None
 
     # An out-of-range label is in no block, and its cosine stays NaN.
-    of_labels = jnp.full(labels.shape, jnp.nan, dtype)
     nothing = no_others((rows,), dtype, labels.dtype, plan.fields)
-    carry = vary((of_labels, nothing), zero)
+    of_labels, nothing = vary((jnp.zeros(labels.shape, dtype), nothing), zero)
+    carry = jnp.full_like(of_labels, jnp.nan), nothing
     (of_labels, others), products = over_blocks(body, carry, num_local, size)
     inside = (labels >= 0) & (labels < num_local)
     unmasked = inside

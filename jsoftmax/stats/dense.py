@@ -111,6 +111,7 @@ def _stats(logits, labels, where, fields, *, centred):
         index = labels if labels.ndim == logits.ndim else labels[..., None]
         index = jnp.clip(index, 0, classes - 1)
         unmasked = jnp.take_along_axis(where, index, -1).reshape(labels.shape)
+        unmasked |= (labels < 0) | (labels >= classes)  # it stays NaN
     made = to_stats(target, labels, unmasked, runner_up, others, fields, centred=centred)
     return jax.tree.map(lambda x: x.reshape(shape), made)
 

@@ -32,14 +32,14 @@ def test_mixed_dtypes_bias_and_softcap(x_dtype, w_dtype):
     assert [bar.dtype for bar in bars] == [x_dtype, w_dtype]
 
 
-def test_margin_and_scale_come_before_bias_and_softcap():
+def test_order_of_margin_scale_bias_and_softcap():
     features, weight, labels = head()
-    options = {"bias": BIAS, "softcap": 6.0, "margin": js.cosface(0.25, 8.0)}
+    options = {"bias": BIAS, "softcap": 5.0, "margin": js.cosface(0.25, 8.0)}
     got = jax.jit(partial(js.linear_logits, **options))(features, weight, labels)
     x, w = oracles.float64(features), oracles.float64(weight)
     cosine = x @ w.T / np.linalg.norm(x, axis=-1, keepdims=True) / np.linalg.norm(w, axis=-1)
-    scaled = 8 * (cosine - 0.25 * oracles.one_hot(labels, 5))
-    assert_allclose(got, 6 * np.tanh((scaled + BIAS) / 6), rtol=2e-6, atol=2e-6)
+    scores = 8 * (cosine - 0.25 * oracles.one_hot(labels, 5)) + BIAS
+    assert_allclose(got, 5 * np.tanh(scores / 5), rtol=2e-6, atol=2e-6)
 
 
 @over(MARGINS)

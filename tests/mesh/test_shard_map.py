@@ -12,6 +12,8 @@ from numpy.testing import assert_array_equal
 
 import jsoftmax as js
 
+pytestmark = pytest.mark.slow
+
 N, D, C = 5, 3, 11
 
 
