@@ -158,6 +158,7 @@ def mae(stats: LogitStats) -> Array:
     return 2 * sigmoid(-_finite_log_odds(stats))
 
 
+@shift_invariant
 def sce(
     stats: LogitStats,
     *,

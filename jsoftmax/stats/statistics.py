@@ -50,8 +50,9 @@ class Field(NamedTuple):
 
 def _exp(d):
     # `exp_nonpositive` in a form of which XLA's CPU backend stores no array of the logits' size
-    # for the gradient. (Of softmax, with that other one, it stores one less than with this.)
-    return jnp.exp(jnp.where(d > 0, d - lax.stop_gradient(d), d))
+    # for the gradient. (Of softmax it stores one less with the other form.)
+    excess = jnp.maximum(d, 0)
+    return jnp.exp(jnp.where(d > 0, excess - lax.stop_gradient(excess), d))
 
 
 SUMS = {
