@@ -11,6 +11,7 @@ from jax.custom_derivatives import SymbolicZero
 from jsoftmax.blockwise.rows import reduce_again, reduce_rows, sum_and_gradients
 from jsoftmax.blockwise.types import Examples, Forward, Head, Plan
 from jsoftmax.core.collectives import psum
+from jsoftmax.core.varying import vary, varying_zero
 from jsoftmax.stats.logit_stats import LogitStats
 
 
@@ -39,6 +40,7 @@ def _weighted_sum_jvp(plan, primals, tangents):
     ]
     dtype = total.dtype
     d_total = psum(_inner(parts, dtype), plan.class_axis) + _inner(others, dtype)
+    d_total = vary(d_total, varying_zero(total, dtype))
     return (total, evaluation), (d_total, jax.tree.map(jnp.zeros_like, evaluation))
 
 

@@ -45,7 +45,7 @@ def linear_logits(
       labels: integers `[...]`, or None for inference: then the margin adds nothing, and the logits
         are what to predict with. A row with an out-of-range label is left without margin; the loss
         reports the label.
-      bias: `[classes]`.
+      bias: `[classes]`, added after margin and scale.
       softcap: c > 0, the bound on the size of the logits.
       margin: such as `arcface()`.
 

@@ -61,47 +61,50 @@ def linear_loss(
     row_block: int | None = None,
     class_block: int | None = None,
 ) -> Array | tuple[Array, LogitStats]:
-    r"""Any loss of `LogitStats` on a linear head, without its logits ever being held.
+    r"""Any loss of `LogitStats` on a linear head, without materialising the logits.
 
     $$\frac{\sum_i w_i\, \ell(\mathrm{stats}_i)}{\sum_i w_i}, \qquad w_i = \mathrm{sample\_weight}_i
     \cdot \mathrm{class\_weight}_{y_i} \cdot [y_i \ne \mathrm{ignore\_index}]$$
 
-    A scalar's gradients are made together with its value: three matrix products by rows, as many as
-    with the logits held; four by classes; one without differentiation. They are kept until the
-    backward pass: inside a `scan` whose sum is differentiated, take the gradient in the body.
+    A scalar's gradients are computed together with its value: three matrix products by rows, as
+    many as with materialised logits; four by classes; one without differentiation. They are stored
+    until the backward pass: inside a `scan` whose sum is differentiated, take the gradient in the
+    body.
 
     Args:
-      features: `[..., features]`, floats. bfloat16 is multiplied as it is and summed in float32.
+      features: `[..., features]`, floats. bfloat16 is multiplied in its own dtype and accumulated
+        in float32.
       weight: `[classes, features]`, a row per class vector (a Flax `kernel` is its transpose).
       labels: integers `[...]`; or `SparseLabels`, the expected loss over them (not with a margin).
       loss: a function of one example's `LogitStats`, such as `js.focal`, `partial(js.gce, q=0.5)`,
-        or your own. Values it closes over may be traced and get gradients.
-      bias: `[classes]`.
-      softcap: c > 0, the bound on the size of the scores.
-      margin: such as `arcface()`; its numbers may be traced and get gradients.
-      where: booleans `[classes]`; False switches a class off.
+        or your own; see `shift_invariant`. Values it closes over may be traced and get gradients.
+        Statistics that it does not read are not computed.
+      bias: `[classes]`, added after margin and scale.
+      softcap: c > 0, the bound on the size of the logits.
+      margin: such as `arcface()`; its parameters may be traced and get gradients.
+      where: booleans `[classes]`; False masks a class.
       sample_weight: `[...]`, a factor on each example's loss; booleans are a mask.
-      class_weight: `[classes]`, a factor by label. On the probs of `SparseLabels` it is not part of
-        w: then, as in torch, the mean is over examples.
-      ignore_index: a label whose examples count for nothing, whatever their features.
+      class_weight: `[classes]`, a factor per class, taken at the label. On the probs of
+        `SparseLabels` it is not part of w: then, as in torch, the mean is over examples.
+      ignore_index: a label whose examples are left out, whatever their features.
       reduction: "mean", "sum", or None for one value per example, at four matrix products.
       return_stats: also return the `LogitStats` of the examples, without gradient.
-      class_axis: inside `jax.shard_map`, the mesh axis, or axes, over which the classes are spread.
-        What is by class is then this device's rows, consecutive and as many on each, with `where`
-        False for those that only fill up; features and labels, which count over all devices, are
-        the same along the axis, and so is the result. Differentiate outside the shard_map if its
+      class_axis: inside `jax.shard_map`, the mesh axis, or axes, over which classes are sharded.
+        Every argument per class is then this device's shard, consecutive rows, as many on each
+        device, with `where` False for padding. Features, and labels, which are global, are
+        replicated along the axis, and so is the result. Differentiate outside the shard_map if its
         `check_vma` is False.
       batch_axis: inside `jax.shard_map`, the mesh axis, or axes, over which the examples are
-        spread: mean and sum are then over the examples of all devices. An axis may be that of the
-        classes too: then each device has its own examples, and features are gathered over it.
-      row_block, class_block: how many examples and classes a block has. By default both go by the
-        shape, for speed (see blocks.py). `class_block` alone takes the least memory, for a fourth
-        product.
+        sharded: mean and sum are then over the examples of all devices. It may share axes with
+        `class_axis`: then each device has its own examples, and features are gathered.
+      row_block, class_block: how many examples and classes a block has. By default both follow from
+        the shape, for speed (see blockwise/block_sizes.py). `class_block` alone takes the least
+        memory, for a fourth product.
 
     Returns:
       A scalar, 0 if no weight is left; with reduction None `[...]`; float32 or wider. With
-      `return_stats` (that, stats). NaN if an example that counts has a label that names no class,
-      +inf if its class is off.
+      `return_stats` (that, stats). NaN if an example with weight has an out-of-range label, +inf if
+      its class is masked.
 
     Source: gradients in the forward pass: Hsu et al., "Liger kernel", 2024, arXiv:2410.10989,
     section 3.2; here as a `custom_jvp`, so that forward mode and Hessians work.
@@ -202,7 +205,7 @@ def linear_cross_entropy(
     row_block: int | None = None,
     class_block: int | None = None,
 ) -> Array | tuple[Array, LogitStats]:
-    r"""Cross-entropy of a linear head, without its logits ever being held: `linear_loss` of `nll`.
+    r"""Cross-entropy of a linear head, without materialising the logits: `linear_loss` of `nll`.
 
     $$\frac{\sum_i w_i\, \ell_i}{\sum_i w_i}, \qquad \ell_i = -\sum_j q_{ij} \log p_{ij} + \lambda\,
     (\log Z_i)^2$$

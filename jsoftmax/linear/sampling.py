@@ -1,4 +1,4 @@
-"""Some of the classes for one batch: its own, and others drawn at random (Partial FC)."""
+"""A sample of the classes for one batch: its labels, and negatives drawn at random (Partial FC)."""
 
 from typing import NamedTuple
 
@@ -64,8 +64,8 @@ def sample_classes(
 
     The loss over the rows `weight[sample.indices]` costs as much as one with so few classes, and
     its gradient reaches these rows only. With `bias=-sample.log_expected_count` the sum over the
-    other classes is right on average (sampled softmax), which Partial FC leaves out. With a margin
-    of scale s pass that divided by s, since the scale comes after the bias.
+    other classes is right on average (sampled softmax), with or without a margin, since the bias is
+    added after the scale. Partial FC leaves it out.
 
     Args:
       key: a `jax.random` key, a new one for every step, the same on all devices.
@@ -73,16 +73,16 @@ def sample_classes(
         mistake that the loss reports.
       num_classes: the number of class vectors; with `class_axis`, of this device.
       num_sampled: how many classes to return; with `class_axis`, on this device. If the batch has
-        more than that, those with the highest numbers do not fit: their labels become the largest
-        integer, which names no class, and the loss is NaN.
-      class_axis: inside `shard_map`, the mesh axis over which the classes are spread. Each device
+        more than that, the highest ones do not fit: their labels become the largest integer, which
+        is out of range, and the loss is NaN.
+      class_axis: inside `shard_map`, the mesh axis over which the classes are sharded. Each device
         samples its own rows; labels are global, before and after.
-      batch_axis: inside `shard_map`, the mesh axis over which the batch is spread: the classes of
+      batch_axis: inside `shard_map`, the mesh axis over which the batch is sharded: the classes of
         the whole batch are kept. Both axes may be several, and one may be in both.
 
     Returns:
-      A `ClassSample`. Rows that only fill up a device's share are sampled like others: switch them
-      off with `where[sample.indices]`.
+      A `ClassSample`. Rows that are only padding are sampled like others: mask them with
+      `where[sample.indices]`.
 
     Source: An et al., "Partial FC", 2021, arXiv:2010.05222, section 3; correction by the expected
     count: Jean et al., 2015, arXiv:1412.2007, section 3.

@@ -50,23 +50,23 @@ def sharded_linear_loss(
     loss: Callable[[LogitStats], Array] = nll,
     **options: Unpack[LinearLossOptions],
 ) -> Callable[..., Array | tuple[Array, LogitStats]]:
-    r"""Spread `linear_loss` over a mesh: examples over one of its axes, classes over another.
+    r"""Shard `linear_loss` over a mesh: examples over one of its axes, classes over another.
 
     $$(x, W, y) \mapsto \frac{\sum_i w_i\, \ell(\mathrm{stats}(W x_i, y_i))}{\sum_i w_i} \quad
     \text{over all examples of all devices}$$
 
     Each device computes the products of its examples with its classes: three, as on one device.
-    What devices tell each other is, per block of examples, a maximum and a sum of a few numbers per
-    example; and once the gradients, the features' over `class_axis` and the weight's over
-    `batch_axis`. Neither logits nor weight are ever gathered. Inside your own `shard_map` the same
+    The collectives are, per block of examples, a maximum and a sum of a few numbers per example;
+    and once the gradients, the features' over `class_axis` and the weight's over `batch_axis`.
+    Neither logits nor weight are ever gathered. Inside your own `shard_map` the same
     is `linear_loss(..., class_axis=..., batch_axis=...)`.
 
     Args:
       mesh: the devices. Its axes may be Auto or Explicit. Arrays on an Explicit mesh are
         differentiated by JAX under `jit` or in `jax.set_mesh` only.
-      batch_axis: the mesh axis, or axes, over which examples are spread; None for all on each
+      batch_axis: the mesh axis, or axes, over which examples are sharded; None for all on each
         device.
-      class_axis: the mesh axis, or axes, over which classes are spread; None for all on each. An
+      class_axis: the mesh axis, or axes, over which classes are sharded; None for all on each. An
         axis may be in both, as after a network that is trained on all devices: then the features
         are gathered over it, and each device gets the gradient of its own.
       num_classes: C, how many classes there are. Rows of the weight from there on only make it
@@ -76,7 +76,7 @@ def sharded_linear_loss(
 
     Returns:
       `f(features, weight, labels, **options)`, which returns what `linear_loss` does. Arrays are
-      global: features `[..., features]`, spread by their first axis, and weight `[C, features]`.
+      global: features `[..., features]`, sharded by their first axis, and weight `[C, features]`.
       What the mesh does not divide is padded inside; for a weight that is kept on the devices by
       its rows, that has to be done before, by zeros: to a multiple of their number.
 

@@ -25,7 +25,7 @@ def linear_stats(
     row_block: int | None = None,
     class_block: int | None = None,
 ) -> LogitStats:
-    r"""The `LogitStats` of a linear head, without its logits ever being held.
+    r"""The `LogitStats` of a linear head, without materialising the logits.
 
     $$(x, W, y) \mapsto \mathrm{stats}(z, y), \qquad z = \mathrm{linear\_logits}(x, W, y)$$
 
@@ -36,16 +36,16 @@ def linear_stats(
       features: `[..., features]`, floats.
       weight: `[classes, features]`.
       labels: integers `[...]`, or `SparseLabels` (not with a margin).
-      bias: `[classes]`.
-      softcap: c > 0, the bound on the size of the scores.
-      margin: such as `arcface()`; its numbers may be traced.
-      where: booleans `[classes]`; False switches a class off.
+      bias: `[classes]`, added after margin and scale.
+      softcap: c > 0, the bound on the size of the logits.
+      margin: such as `arcface()`; its parameters may be traced.
+      where: booleans `[classes]`; False masks a class.
       class_axis: as in `linear_loss`.
-      row_block, class_block: how many examples and classes a block has; chosen by shape if None.
+      row_block, class_block: how many examples and classes a block has; by the shape if None.
 
     Returns:
       `LogitStats` of `[...]`, float32 or wider; for `SparseLabels` of `[..., K]`, in which each
-      listed class in its turn is the true one. A label that names no class makes `target` NaN.
+      listed class in turn is the true one. An out-of-range label makes `target` NaN.
 
     Source: the formulas of `LogitStats`, with the running maximum of Milakov, Gimelshein, "Online
     normalizer calculation for softmax", 2018, arXiv:1805.02867.

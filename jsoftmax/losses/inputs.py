@@ -44,7 +44,7 @@ class LossInputs(NamedTuple):
         """Return logits and labels as a distribution `[..., classes]`, in float32 or wider.
 
         For losses that compare whole distributions; those of one class never make one. Examples
-        with a label that names no class become NaN, and so their loss and gradient.
+        with an out-of-range label become NaN, and so their loss and gradient.
         """
         z = to_compute_dtype(self.logits)
         if is_distribution(self.labels):

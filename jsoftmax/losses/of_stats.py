@@ -32,12 +32,13 @@ def nll(stats: LogitStats, *, label_smoothing: ArrayLike = 0.0, z_loss: ArrayLik
 
     Args:
       stats: `LogitStats` of `[...]`.
-      label_smoothing: ε in [0, 1], spread evenly over all classes that are on, the true one
-      included. z_loss: λ >= 0, a penalty on the log-partition function, which keeps logits from
-      drifting.
+      label_smoothing: ε in [0, 1], spread evenly over all unmasked classes, the true one
+        included.
+      z_loss: λ >= 0, a penalty on the log-partition function, which keeps logits from
+        drifting.
 
     Returns:
-      `[...]`, float32 or wider, never below 0; +inf if the true class is off.
+      `[...]`, float32 or wider, never below 0; +inf if the true class is masked.
 
     Source: label smoothing: Szegedy et al., 2016, arXiv:1512.00567, section 7. z-loss: de
     Brébisson, Vincent, 2016, arXiv:1604.08859; with λ = 1e-4 in Chowdhery et al., "PaLM", 2022,
@@ -111,7 +112,7 @@ def gce(stats: LogitStats, *, q: ArrayLike = 0.7) -> Array:
 
     Args:
       stats: `LogitStats` of `[...]`.
-      q: q >= 0; the closer to 1, the more label noise it bears and the slower it learns. May be
+      q: q >= 0; the closer to 1, the more label noise it tolerates and the slower it learns. May be
         traced.
 
     Returns:
@@ -128,8 +129,9 @@ def gce(stats: LogitStats, *, q: ArrayLike = 0.7) -> Array:
     log_p = -softplus(-_finite_log_odds(stats))
     q = cast_like(q, log_p)
     x = q * log_p
-    # (1 - e^x) / q is 0/0 at q = 0, and its derivative to q cancels near it: there, the series,
-    # whose remainder x^4/120 is below rounding. Both branches see only arguments they bear.
+    # (1 - e^x) / q is 0/0 at q = 0, and its derivative with respect to q cancels near it: there,
+    # the series, whose remainder x^4/120 is below rounding. Each branch is given arguments at which
+    # it is finite.
     near = jnp.abs(x) < float(jnp.finfo(x.dtype).eps) ** 0.25
     small = jnp.where(near, x, 0)
     series = -log_p * (1 + small / 2 * (1 + small / 3 * (1 + small / 4)))
@@ -203,6 +205,6 @@ def _infinite_if_off(stats, loss):
 
 def z_penalty(z_loss, logsumexp):
     """Return λ (log Z)², or the number 0 if λ is statically 0."""
-    # Where every class is off, log Z is -inf and the loss is +inf without it.
+    # Where every class is masked, log Z is -inf and the loss is +inf without it.
     log_z = jnp.where(logsumexp == -jnp.inf, 0, logsumexp)
     return 0 if is_static(z_loss, 0) else cast_like(z_loss, log_z) * jnp.square(log_z)

@@ -45,14 +45,15 @@ def cross_entropy(
     $$\ell = -\sum_j q_j \log p_j, \qquad p = \mathrm{softmax}(z / T)$$
 
     where q is the label, a class or a distribution, smoothed to $(1 - \varepsilon) q +
-    \varepsilon/C$. Value and gradient keep their relative precision however sure the model is.
+    \varepsilon/C$. Value and gradient keep their relative precision however
+    confident the model is.
 
     Args:
       logits: `[..., classes]`, before any softmax, any real dtype; computed in float32 or wider.
       labels: integers `[...]`, or a distribution: floats of the shape of `logits`, or a short list,
         `SparseLabels`.
       axis: the class axis of `logits` (and of distributions).
-      where: booleans that broadcast against `logits`; False switches a class off.
+      where: booleans that broadcast against `logits`; False masks a class.
       label_smoothing: ε in [0, 1]; see `nll`.
       z_loss: λ, the weight of $(\log Z)^2$; see `nll`.
       class_weight: `[classes]`, a factor on the loss of each class's examples.
@@ -60,10 +61,10 @@ def cross_entropy(
       temperature: T > 0, a scalar or an array that broadcasts against `logits`.
 
     Returns:
-      `[...]`, float32 or wider. +inf if the label's class is off; NaN, with a NaN gradient for its
-      own example only, if a label is outside [0, classes). Average it with `weighted_mean`.
+      `[...]`, float32 or wider. +inf if the label's class is masked; NaN, with a NaN gradient for
+      its own example only, if a label is outside [0, classes). Average it with `weighted_mean`.
 
-    Source: the log-odds form of stats.py; smoothing and z-loss as in `nll`.
+    Source: the log-odds form of `LogitStats`; smoothing and z-loss as in `nll`.
 
     Example:
       >>> js.cross_entropy(jnp.array([[0.0, 1.0], [2.0, 0.0]]), jnp.array([0, 0]))

@@ -38,7 +38,7 @@ def logit_stats(
       logits: `[..., classes]`, any real dtype.
       labels: integers `[...]`. One outside [0, classes) makes `target` NaN, and so every loss and
         gradient of its example; it never names another class.
-      where: booleans that broadcast against `logits`; False switches a class off.
+      where: booleans that broadcast against `logits`; False masks a class.
 
     Returns:
       `LogitStats` of arrays `[...]`.

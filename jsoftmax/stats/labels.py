@@ -21,11 +21,11 @@ class SparseLabels(NamedTuple):
 
     Args:
       indices: integers `[..., K]`. A class may be listed twice; one outside [0, classes) makes the
-        loss and gradient of its example NaN. Fill up a shorter list with any class of prob 0.
+        loss and gradient of its example NaN. Pad a shorter list with any class of prob 0.
       probs: floats `[..., K]`, used as they are: a list that does not sum to 1 weighs its example.
 
-    In place of integer labels `[...]` in `cross_entropy` and the evaluators. Memory grows with the
-    square of K.
+    In place of integer labels `[...]` in the losses on logits and the `linear_*` functions. Memory
+    grows with the square of K.
 
     Source: mixup: Zhang et al., 2018, arXiv:1710.09412; top-K distillation: Hinton et al., 2015,
     arXiv:1503.02531, of a truncated teacher.

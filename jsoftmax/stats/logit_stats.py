@@ -21,18 +21,20 @@ from jsoftmax.maps.softmax import logsumexp
 
 
 class LogitStats(NamedTuple):
-    r"""What the single-label losses need to know of a row of logits: four numbers per example.
+    r"""What the single-label losses need of a row of logits: four numbers per example.
 
     $$\mathrm{target} = z_y, \quad \mathrm{others} = \log\sum_{j \ne y} e^{z_j}, \quad
     \mathrm{runner\_up} = \max_{j \ne y} z_j, \quad \mathrm{mean} = \frac1C \sum_j z_j$$
 
     Args:
-      target: `[...]`, the logit of the true class; -inf if that class is off.
+      target: `[...]`, the logit of the true class; -inf if that class is masked.
       others: `[...]`, logsumexp of the other classes; -inf if there are none.
-      runner_up: `[...]`, the largest of the other logits, without gradient.
-      mean: `[...]`, the mean logit of the classes that `where` keeps.
+      runner_up: `[...]`, the largest of the other logits. Its gradient goes to one class that
+        attains it, or is shared evenly among several.
+      mean: `[...]`, the mean logit of the unmasked classes.
 
-    All are float32, or float64 for float64 logits. A label that names no class makes `target` NaN.
+    All are float32, or float64 for float64 logits. An out-of-range label makes
+    `target` NaN.
 
     Source: the log-odds form of the softmax, as in logistic regression.
 
@@ -54,7 +56,7 @@ class LogitStats(NamedTuple):
 
     @property
     def log_odds(self) -> Array:
-        """The log-odds u of the true class: -inf if it is off, +inf if it is the only one."""
+        """The log-odds u of the true class: -inf if it is masked, +inf if it is the only one."""
         return self.target - jnp.where(self.target == -jnp.inf, 0, self.others)
 
     @property

@@ -10,17 +10,32 @@ from cases import head
 
 import jsoftmax as js
 
+ROWS, CLASSES = {"row_block": 2, "class_block": 3}, {"class_block": 4}
+
 
 @pytest.mark.parametrize(
-    ("wrt", "reduction", "products"),
-    [((), "mean", 1), ((0, 1), "mean", 3), ((0,), "mean", 2), ((1,), "mean", 2), ((0, 1), None, 3)],
+    ("wrt", "reduction", "blocks", "products"),
+    [
+        ((), "mean", {}, 1),
+        ((0, 1), "mean", {}, 3),
+        ((0,), "mean", {}, 2),
+        ((1,), "mean", {}, 2),
+        ((), "mean", ROWS, 1),
+        ((0, 1), "mean", ROWS, 3),
+        ((0, 1), "mean", CLASSES, 4),
+        # In one block XLA finds that the product that is recomputed is there already.
+        ((0, 1), None, {}, 3),
+        ((), None, ROWS, 1),
+        ((0, 1), None, ROWS, 4),
+        ((0, 1), None, CLASSES, 4),
+        ((0,), None, CLASSES, 3),
+    ],
 )
-def test_number_of_products(wrt, reduction, products):
-    """In one block; of several, the value per example alone computes the logits twice."""
+def test_number_of_products(wrt, reduction, blocks, products):
     x, w, labels = head(examples=N, size=D, classes=C)
 
     def total(x, w):
-        return jnp.sum(js.linear_loss(x, w, labels, reduction=reduction))
+        return jnp.sum(js.linear_loss(x, w, labels, reduction=reduction, **blocks))
 
     function = jax.grad(total, wrt) if wrt else total
     compiled = jax.jit(function).lower(x, w).compile().as_text()

@@ -249,3 +249,27 @@ def test_transformations(reduction):
     for name in got:
         check = partial(assert_allclose, rtol=1e-4, atol=2e-5, err_msg=name)
         jax.tree.map(check, got[name], expected[name])
+
+
+def over_mesh(x, w, labels, loss, **options):
+    mesh = jax.make_mesh((2, 4), ("data", "model"))
+    axes = {"batch_axis": "data", "class_axis": "model"}
+    return js.sharded_linear_loss(mesh, **axes, num_classes=C, loss=loss)(x, w, labels, **options)
+
+
+@pytest.mark.parametrize("name", ["scale", "margin", "softcap", "gamma"])
+@pytest.mark.parametrize(
+    "evaluate", [js.linear_loss, partial(js.linear_loss, reduction=None), over_mesh]
+)
+def test_a_tangent_may_be_a_python_number(evaluate, name):
+    x, w, labels = head(examples=N, size=D, classes=C)
+    numbers = {"scale": 4.0, "margin": 0.2, "softcap": 3.0, "gamma": 2.0}
+
+    def total(number):
+        at = numbers | {name: number}
+        margin = js.arcface(at["margin"], at["scale"])
+        loss = partial(js.focal, gamma=at["gamma"])
+        return jnp.mean(evaluate(x, w, labels, loss, softcap=at["softcap"], margin=margin))
+
+    _, moved = jax.jit(lambda: jax.jvp(total, (numbers[name],), (2.0,)))()
+    assert_allclose(moved, 2 * jax.jit(jax.grad(total))(numbers[name]), rtol=1e-5)

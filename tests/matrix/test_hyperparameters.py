@@ -117,3 +117,6 @@ def test_traced_hyperparameters(name):
                 assert_allclose(slope, total_of(moved[i]), rtol=1e-11, atol=1e-12)
     z32, ones = inputs(member, "float32"), jax.tree.map(lambda _: 1.0, values[0])
     assert jax.eval_shape(function, ones, z32).dtype == jnp.float32 or "labels" in name
+    # Values and tangents may be Python numbers.
+    moved = jax.eval_shape(lambda: jax.jvp(lambda h: function(h, z32), (ones,), (ones,))[1])
+    assert moved.shape == jax.eval_shape(function, ones, z32).shape

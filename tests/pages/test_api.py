@@ -1,6 +1,8 @@
 """The public surface: what is exported, with which signatures, and how it is documented."""
 
+import importlib.metadata
 import inspect
+import runpy
 from pathlib import Path
 from types import ModuleType
 
@@ -81,3 +83,13 @@ def test_documented_arguments_are_the_arguments(name):
         listed = doc.split("Args:")[1].split("Returns:")[0].split("Source:")[0]
         for argument in arguments:
             assert argument in listed
+
+
+def test_runs_from_a_source_tree_that_is_not_installed(monkeypatch):
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    found = runpy.run_path(js.__file__)
+    assert found["__version__"] == "0+unknown"
+    assert set(js.__all__) <= set(found)
