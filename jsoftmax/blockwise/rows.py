@@ -112,10 +112,8 @@ def sum_and_gradients(
         d_mine = keep(wanted[0]._replace(features=False), d_mine)
         d_shared = keep((wanted[1].softcap, wanted[1].margin, wanted[1].loss), d_shared)
         d_features, d_head = gradients
-        d_block, d_head = backward(
-            plan, part, shared, found, products, cotangents, d_head,
-            of_features=wanted[0].features,
-        )  # fmt: skip
+        given = plan, part, shared, found, products, cotangents, d_head
+        d_block, d_head = backward(*given, of_features=wanted[0].features)
         if d_block is not None:
             d_features = add_rows(d_features, start, d_block)
         return (d_features, d_head), (added, evaluation, d_mine, d_shared)
@@ -133,8 +131,8 @@ def sum_and_gradients(
     if wanted is None:
         return total, evaluation, None
     d_features, d_head = gradients
-    # Between scale or softcap and a loss stand all classes; between the other parameters, and what
-    # these two are to the true class, only that, which all devices know.
+    # Of scale and softcap, `backward` has what goes through this device's classes. What goes
+    # through the true class, and all of the other parameters, every device knows.
     d_softcap, d_margin, d_loss = d_shared
     scalars = psum((d_head.softcap, d_head.margin), plan.class_axis)
     softcap, margin = add_wanted(scalars, (d_softcap, d_margin))
