@@ -12,10 +12,11 @@ demo: .venv/demo.done  ## train six softmax heads on handwritten digits, draw wh
 	$(BIN)/python -m jsoftmax.demo $(ARGS)
 
 test: .venv/dev.done  ## run the tests, the doctests and the pages' code
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	COMPILE_QUICKLY=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not optimised"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m optimised tests
 
 quick: .venv/dev.done  ## run the tests but the slow ones, while working on something
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests
+	COMPILE_QUICKLY=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests
 
 check: .venv/dev.done  ## lint, formatting, types
 	$(BIN)/ruff check .

@@ -3,10 +3,16 @@
 What is compiled is kept in `~/.cache/jsoftmax-tests`, or where JAX_COMPILATION_CACHE_DIR says, so
 that the tests compile only what is new. JAX finds a program by its code, its compile options and
 its own version, so that nothing in there is ever out of date.
+
+Two thirds of the time of the tests is compiling. With COMPILE_QUICKLY=1, as `make test` and `make
+quick` have it, XLA optimises little, which takes a third of the time. What is about the program
+that XLA makes, or about last digits, is marked `optimised`: `make test` runs it without.
 """
 
 import gc
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -16,6 +22,21 @@ os.environ.setdefault(
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+QUICKLY = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+
+
+def _is_known(flags):
+    """Return whether this version of XLA has the flags: one that has not would end the process."""
+    command = [sys.executable, "-c", "import jax; jax.devices()"]
+    environment = os.environ | {"XLA_FLAGS": flags}
+    return not subprocess.run(command, env=environment, capture_output=True).returncode
+
+
+if os.environ.get("COMPILE_QUICKLY") and "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {QUICKLY}"
+    if _is_known(flags):
+        os.environ["XLA_FLAGS"] = flags
 
 import jax
 import jax.numpy as jnp

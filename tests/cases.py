@@ -28,11 +28,6 @@ def over(cases, name="case"):
     return pytest.mark.parametrize(name, cases, ids=[case.name for case in cases])
 
 
-def jit_quickly(function):
-    """Compile with few optimisations, for tests that compile much and do not count last digits."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
-
-
 def all_of(cases, call, logits):
     """Return (case, result) for each of the cases, which are compiled as one program."""
     results = jax.jit(lambda z: [call(case, z) for case in cases])(logits)

@@ -10,6 +10,8 @@ from cases import head
 
 import jsoftmax as js
 
+pytestmark = pytest.mark.optimised
+
 ROWS, CLASSES = {"row_block": 2, "class_block": 3}, {"class_block": 4}
 
 

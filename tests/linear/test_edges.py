@@ -8,7 +8,7 @@ import numpy as np
 import oracles
 import pytest
 from blocks import BLOCKS, KEEP, C, D, N, over_blocks, value_and_grads
-from cases import close, head, jit_quickly
+from cases import close, head
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jsoftmax as js
@@ -24,7 +24,7 @@ def test_a_bad_label_is_nan_in_its_own_row(blocks):
     x, w, labels = head(examples=N, size=D, classes=C)
     on = jnp.arange(C) < C - 1  # a bad label is not taken for the masked class next to it
 
-    @jit_quickly
+    @jax.jit
     def run(labels):
         options = {"where": on, **blocks}
         loss = partial(js.linear_loss, **options)
@@ -63,7 +63,7 @@ def test_what_does_not_count_leaves_no_trace(blocks):
     assert_array_equal(got[1][0][:2], 0)
 
     # An example without weight is left out even if its loss is NaN, as in weighted_mean.
-    @jit_quickly
+    @jax.jit
     def weighted(labels):
         loss = partial(js.linear_loss, sample_weight=counts.astype(jnp.float32), **blocks)
         return jax.value_and_grad(loss, (0, 1))(x, w, labels)
@@ -76,7 +76,7 @@ def test_nothing_left(blocks):
     x, w, labels = head(examples=N, size=D, classes=C)
     none = jnp.zeros(N)
 
-    @jit_quickly
+    @jax.jit
     def run(x, w):
         loss = jax.value_and_grad(js.linear_loss, (0, 1))
         return {
@@ -95,7 +95,7 @@ def test_masked_classes(blocks):
     x, w, labels = head(examples=N, size=D, classes=C)
     off = jnp.arange(C) != labels[1]
 
-    @jit_quickly
+    @jax.jit
     def run(where):
         options = {"where": where, **blocks}
         bias = jnp.where(where, 0.0, -jnp.inf)  # does the same

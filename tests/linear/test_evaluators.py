@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from cases import MARGINS, STATS_LOSSES, Case, head, jit_quickly, over
+from cases import MARGINS, STATS_LOSSES, Case, head, over
 from numpy.testing import assert_allclose
 
 import jsoftmax as js
@@ -126,7 +126,7 @@ def of_evaluators(x, w, c, margin, thorough=False):
 
 
 # Compiled once for all margins of the same normalisation.
-traced = jit_quickly(of_evaluators)
+traced = jax.jit(of_evaluators)
 
 
 @pytest.mark.parametrize(("case", "how"), CASES, ids=[f"{c.name}, {how}" for c, how in CASES])
@@ -136,7 +136,7 @@ def test_every_margin_and_loss(case, how):
     if how == "traced":
         run = partial(traced, margin=jax.tree.map(float, case.function))
     else:
-        run = jit_quickly(partial(of_evaluators, margin=case.function, thorough=thorough))
+        run = jax.jit(partial(of_evaluators, margin=case.function, thorough=thorough))
 
     p, v = np.asarray(flat((x, w)), np.float64), np.asarray(flat((DX, DW)), np.float64)
     for i, loss in enumerate(STATS_LOSSES):
@@ -207,7 +207,7 @@ def test_traced_numbers_get_gradients(blocks, reduction):
         return js.weighted_mean(losses, WEIGHTS)
 
     got, expected = (
-        jit_quickly(jax.value_and_grad(partial(total, evaluate), (0, 1)))(parameters, bias)
+        jax.jit(jax.value_and_grad(partial(total, evaluate), (0, 1)))(parameters, bias)
         for evaluate in (by_blocks, dense)
     )
     jax.tree.map(partial(assert_allclose, rtol=2e-5, atol=1e-5), got, expected)
@@ -245,7 +245,7 @@ def test_transformations(reduction):
             found["reverse over reverse"] = jax.grad(along)(w)
         return found
 
-    got, expected = (jit_quickly(partial(transformed, f))() for f in (by_blocks, at_once))
+    got, expected = (jax.jit(partial(transformed, f))() for f in (by_blocks, at_once))
     for name in got:
         check = partial(assert_allclose, rtol=1e-4, atol=2e-5, err_msg=name)
         jax.tree.map(check, got[name], expected[name])

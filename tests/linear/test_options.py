@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from blocks import BIAS, BLOCKS, KEEP, C, D, N, over_blocks
-from cases import close, head, jit_quickly
+from cases import close, head
 from numpy.testing import assert_array_equal
 
 import jsoftmax as js
@@ -69,7 +69,7 @@ def test_options(name):
         out = on_dense_logits(x, w, labels, given(bias))
         return out, out
 
-    @jit_quickly
+    @jax.jit
     def run():
         got = {
             "rows": by_blocks(BLOCKS["rows"]),
@@ -93,7 +93,7 @@ def test_only_the_library_s_losses_are_centred():
     def own(stats):
         return stats.target - 2 * stats.others + 3 * stats.mean + 4 * stats.runner_up
 
-    @jit_quickly
+    @jax.jit
     def run():
         by_rows = js.linear_loss(x, w, labels, own, reduction=None, **BLOCKS["rows"])
         expected = own(js.logit_stats(js.linear_logits(x, w), labels))
@@ -112,7 +112,7 @@ def stats_on_dense_logits():
     """Return the stats of `test_statistics`, and the mean loss."""
     x, w, labels = head(examples=N, size=D, classes=C)
 
-    @jit_quickly
+    @jax.jit
     def run():
         logits = js.linear_logits(x, w, labels, margin=ARCFACE)
         stats = js.logit_stats(logits, labels, where=KEEP)
@@ -130,7 +130,7 @@ def test_statistics(blocks):
         loss, stats = js.linear_loss(x, w, labels, return_stats=True, **options)
         return 0 * loss + sum(jnp.sum(field) for field in stats), (loss, stats)
 
-    @jit_quickly
+    @jax.jit
     def run(x):
         alone = js.linear_stats(x, w, labels, **options)
         return alone, *jax.grad(only_stats, has_aux=True)(x)

@@ -8,7 +8,7 @@ import numpy as np
 import oracles
 import pytest
 from blocks import BIAS, BLOCKS, KEEP, C, D, N, over_blocks
-from cases import close, head, jit_quickly
+from cases import close, head
 from numpy.testing import assert_array_equal
 
 import jsoftmax as js
@@ -38,7 +38,7 @@ def mean_of_distributions():
         logits = js.linear_logits(x, w, bias=bias)
         return jnp.mean(js.cross_entropy(logits, spread(probs), **SPARSE_OPTIONS))
 
-    return jit_quickly(jax.value_and_grad(mean, range(4)))(*sparse_arguments())
+    return jax.jit(jax.value_and_grad(mean, range(4)))(*sparse_arguments())
 
 
 @over_blocks
@@ -48,7 +48,7 @@ def test_sparse_labels(blocks):
         options = {"bias": bias, "reduction": reduction} | SPARSE_OPTIONS | blocks
         return jnp.mean(js.linear_cross_entropy(x, w, labels, **options))
 
-    @jit_quickly
+    @jax.jit
     def run(*arguments):
         return [
             jax.value_and_grad(partial(mean, reduction=reduction), range(4))(*arguments)

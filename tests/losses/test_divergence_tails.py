@@ -14,6 +14,8 @@ from tails import BOUND, bound_of, confident_logits
 
 import jsoftmax as js
 
+pytestmark = pytest.mark.optimised
+
 U = np.linspace(-40, 40, 161)
 SURE = {
     name: DIVERGENCES[name]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from cases import distributions, hard_logits, jit_quickly, labels_for, some_mask
+from cases import distributions, hard_logits, labels_for, some_mask
 from divergence_oracles import DIVERGENCES, distillation, errors, of_oracle, pulled_back
 from numpy.testing import assert_allclose, assert_array_equal
 from tails import BOUND
@@ -145,7 +145,7 @@ def test_derivatives_of_both_orders():
 
     gradient = jax.grad(total, range(3))
 
-    @jit_quickly
+    @jax.jit
     def derivatives(at, along):
         bars, pullback = jax.vjp(gradient, *at)
         return {

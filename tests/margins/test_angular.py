@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from cases import MARGINS, STRAIGHT_THROUGH, Case, head, jit_quickly, over
+from cases import MARGINS, STRAIGHT_THROUGH, Case, head, over
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jsoftmax as js
@@ -124,7 +124,7 @@ ARCFACE_57 = [
 
 
 def test_fixed_vectors():
-    @jit_quickly
+    @jax.jit
     def run(*arguments):
         loss = jax.value_and_grad(mean_loss, (1, 2))
         return {name: loss(VECTORS[name][0], *arguments) for name in VECTORS}
@@ -285,7 +285,7 @@ def test_traced_fields_and_their_gradients(field):
     make, value = FIELDS[field]
     with jax.enable_x64(True):
 
-        @jit_quickly
+        @jax.jit
         def run(v):
             constant = mean_loss(make(value))  # here the field is known
             return *jax.value_and_grad(lambda v: mean_loss(make(v)))(v), constant

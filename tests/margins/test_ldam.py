@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from cases import head, jit_quickly
+from cases import head
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jsoftmax as js
@@ -108,7 +108,7 @@ def test_blocks_agree_with_dense_logits(name):
         along = jax.tree.map(lambda v: 0.25 * jnp.cos(jnp.arange(v.size)).reshape(v.shape), at)
         return jax.tree.leaves(jax.jvp(both, at, along))  # jvp and second derivatives too
 
-    got = jit_quickly(lambda *at: {which: derivatives(which, *at) for which in functions})(
+    got = jax.jit(lambda *at: {which: derivatives(which, *at) for which in functions})(
         x, w, per_class, scalar
     )
     expected = jax.tree.leaves(got.pop("dense"))
@@ -154,7 +154,7 @@ def test_vmap_over_the_largest_margin_and_over_counts():
     def mapped(f):
         return jax.vmap(jax.value_and_grad(f, 1))(stacked, jnp.array([0.1, 0.5]))
 
-    got, expected = jit_quickly(lambda: (mapped(loss), mapped(at_once)))()
+    got, expected = jax.jit(lambda: (mapped(loss), mapped(at_once)))()
     jax.tree.map(partial(assert_allclose, rtol=1e-5), got, expected)
 
 

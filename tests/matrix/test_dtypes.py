@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from cases import FORMULAS, GUMBEL, LOSSES, MAPS, hard_logits, jit_quickly, labels_for, over
+from cases import FORMULAS, GUMBEL, LOSSES, MAPS, hard_logits, labels_for, over
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jsoftmax as js
@@ -38,7 +38,7 @@ def test_integer_logits():
     # As unsigned integers or in 8 bits, z - max z would wrap around.
     logits = np.array([[0, 120, 3, 127, 1]])
 
-    @jit_quickly
+    @jax.jit
     def everything(z):
         maps = [case.function(z, **case.options) for case in MAPS]
         return maps + [case.function(z, jnp.array([1]), **case.options) for case in UNSMOOTHED]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from cases import FORMULAS, GUMBEL, MAPS, hard_logits, jit_quickly, labels_for, over, some_mask
+from cases import FORMULAS, GUMBEL, MAPS, hard_logits, labels_for, over, some_mask
 from numpy.testing import assert_allclose, assert_array_equal
 
 CLASSES = 5
@@ -28,7 +28,7 @@ def compiled(function, **options):
         out, pullback = jax.vjp(lambda z: function(z, *labels, **options, **more), logits)
         return out, pullback(cotangent)[0]
 
-    return jit_quickly(run)
+    return jax.jit(run)
 
 
 def pulled_back(case, logits, cotangent, *labels, **more):

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import jit_quickly
 from members import LABELS, SOFT, Member, inputs, total_of, weighted_sum
 from numpy.testing import assert_allclose
 
@@ -96,7 +95,7 @@ def test_traced_hyperparameters(name):
     with jax.enable_x64(True):
         z = inputs(member, "float64")
 
-        @jit_quickly
+        @jax.jit
         def run(h):
             def of(h):
                 return function(h, z)

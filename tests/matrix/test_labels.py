@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from cases import FORMULAS, distributions, hard_logits, jit_quickly, over, some_mask, weighted
+from cases import FORMULAS, distributions, hard_logits, over, some_mask, weighted
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jsoftmax as js
@@ -57,7 +57,7 @@ def test_a_single_class_has_loss_zero():
 
 @over(WITHOUT_WEIGHT)
 def test_ignored_examples_and_no_example_left(case):
-    @jit_quickly
+    @jax.jit
     def run(logits, labels, ignored, weight):
         def mean(z):
             out = case.function(z, labels, **case.options, ignore_index=ignored)
@@ -111,7 +111,7 @@ def test_distribution_with_zero_on_a_class_at_minus_infinity(case):
     q = jnp.array([[0.25, 0.0, 0.75], [0.0, 1.0, 0.0]])
     finite = jnp.where(jnp.isinf(logits), -1e4, logits)
 
-    @jit_quickly
+    @jax.jit
     def run(z, q):
         def function(z):
             return case.function(z, q, **case.options)

@@ -9,6 +9,8 @@ from cases import LOSSES, Case, over
 
 import jsoftmax as js
 
+pytestmark = pytest.mark.optimised
+
 SHAPE = (16, 512)
 LABELS = jnp.arange(16)
 FLAT = [

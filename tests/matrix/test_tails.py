@@ -18,6 +18,8 @@ from tails import BOUND, bound_of, confident_logits
 
 import jsoftmax as js
 
+pytestmark = pytest.mark.optimised
+
 
 def split(logits):
     """Return u, σ(u), σ(-u) and the shares of the other classes, all float64."""

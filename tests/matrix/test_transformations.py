@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from cases import LOSSES, MAPS, MARGINS, STRAIGHT_THROUGH, jit_quickly, over
+from cases import LOSSES, MAPS, MARGINS, STRAIGHT_THROUGH, over
 from members import LABELS, SOFT, Member, inputs, numbers, total_of, weighted_sum
 from numpy.testing import assert_allclose
 
@@ -143,7 +143,7 @@ def batches_and_loops(function, z):
 @cache
 def in_float64(member):
     """Return the derivatives in float64 as a function of the input, compiled once."""
-    run = jit_quickly(lambda z: derivatives(member.function, z))
+    run = jax.jit(lambda z: derivatives(member.function, z))
 
     def found(z):
         with jax.enable_x64(True):
@@ -216,7 +216,7 @@ def test_transformations_against_float64(member, dtype):
     def all_parts(z):
         return {k: v for part in parts for k, v in part(member.function, z).items()}
 
-    got = jit_quickly(all_parts)(z)
+    got = jax.jit(all_parts)(z)
     assert got["grad"].dtype == dtype
     for name, value in got.items():
         # Second derivatives are differences of terms of the size of the first.

@@ -26,6 +26,8 @@ from numpy.testing import assert_allclose
 
 import jsoftmax as js
 
+pytestmark = pytest.mark.optimised
+
 CLASSES_DTYPES = pytest.mark.parametrize(("classes", "dtype"), CLASSES_AND_DTYPES)
 
 

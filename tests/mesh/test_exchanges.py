@@ -12,6 +12,8 @@ from meshes import MARGIN, PLACES, mesh_of
 
 import jsoftmax as js
 
+pytestmark = pytest.mark.optimised
+
 KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 COLLECTIVE = re.compile(rf"= \(?(.*?)\)? ({KINDS})(?:-start)?\(")
 

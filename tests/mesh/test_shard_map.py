@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import pytest
-from cases import LOSSES, MAPS, close, head, jit_quickly, over
+from cases import LOSSES, MAPS, close, head, over
 from jax.sharding import PartitionSpec as P
 from meshes import MARGIN, PLACES, mesh_of
 from numpy.testing import assert_array_equal
@@ -39,8 +39,8 @@ def test_inside_shard_map(check_vma, reduction):
         return js.linear_loss(x, w, labels, js.focal, margin=MARGIN)
 
     total = own_shard_map(here, P(), check_vma=check_vma)
-    got = jit_quickly(jax.value_and_grad(total, (0, 1)))(x, w, labels)
-    close(got, jit_quickly(jax.value_and_grad(one, (0, 1)))(x, w, labels))
+    got = jax.jit(jax.value_and_grad(total, (0, 1)))(x, w, labels)
+    close(got, jax.jit(jax.value_and_grad(one, (0, 1)))(x, w, labels))
 
 
 @pytest.mark.parametrize("batch_axis", ["data", None])
@@ -58,16 +58,16 @@ def test_gradients_inside_shard_map(batch_axis):
         return jax.value_and_grad(total, (0, 1))(x, w)
 
     specs = P(), (P("data"), P("model"))
-    got = jit_quickly(own_shard_map(here, specs))(x, w, labels)
+    got = jax.jit(own_shard_map(here, specs))(x, w, labels)
     one = partial(js.linear_cross_entropy, margin=MARGIN)
-    close(got, jit_quickly(jax.value_and_grad(one, (0, 1)))(x, w, labels))
+    close(got, jax.jit(jax.value_and_grad(one, (0, 1)))(x, w, labels))
 
 
 def test_statistics():
     x, w, labels = head(examples=6, size=D, classes=12)
-    expected = jit_quickly(js.linear_stats)(x, w, labels)
+    expected = jax.jit(js.linear_stats)(x, w, labels)
     here = partial(js.linear_stats, class_axis="model", row_block=2, class_block=2)
-    got = jit_quickly(own_shard_map(here, P("data")))(x, w, labels)
+    got = jax.jit(own_shard_map(here, P("data")))(x, w, labels)
     close(got, expected)
     assert_array_equal(got.correct, expected.correct)
 
@@ -80,9 +80,9 @@ def test_axis_of_a_vmap():
         parts = w.reshape(4, 3, D)
         return jax.vmap(here, (None, 0, None), None, axis_name="classes")(x, parts, labels)
 
-    got = jit_quickly(jax.value_and_grad(total, (0, 1)))(x, w)
+    got = jax.jit(jax.value_and_grad(total, (0, 1)))(x, w)
     one = partial(js.linear_loss, margin=MARGIN)
-    close(got, jit_quickly(jax.value_and_grad(one, (0, 1)))(x, w, labels))
+    close(got, jax.jit(jax.value_and_grad(one, (0, 1)))(x, w, labels))
 
 
 WITH_LOOPS = [
@@ -107,5 +107,5 @@ def test_maps_and_losses_inside_shard_map(case):
 
     mesh = mesh_of("Auto", (8, 1))
     over_mesh = jax.shard_map(on_each, mesh=mesh, in_specs=P("data"), out_specs=P())
-    got, expected = (jit_quickly(jax.value_and_grad(f))(z, *labels) for f in (over_mesh, total))
+    got, expected = (jax.jit(jax.value_and_grad(f))(z, *labels) for f in (over_mesh, total))
     close(got, expected, atol=1e-5)

@@ -9,7 +9,7 @@ from functools import cache, partial
 import jax
 import jax.numpy as jnp
 import pytest
-from cases import close, head, jit_quickly
+from cases import close, head
 from jax.sharding import NamedSharding
 from meshes import MARGIN, PLACES, mesh_of
 from numpy.testing import assert_allclose, assert_array_equal
@@ -76,7 +76,7 @@ def with_gradients(name, evaluate, **blocks):
         out, stats = evaluate(x, w, labels, loss, return_stats=True, **options, **blocks)
         return (jnp.sum(out * jnp.arange(1.0, 1 + out.size)) if out.ndim else out), (out, stats)
 
-    return jit_quickly(jax.value_and_grad(total, (0, 1, 2), has_aux=True))(x, w, 1.0)
+    return jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))(x, w, 1.0)
 
 
 @cache
@@ -107,7 +107,7 @@ def test_lists_of_labels(axes, reduction):
         return jnp.mean(evaluate(x, w, labels, where=KEEP, reduction=reduction))
 
     expected, got = (
-        jit_quickly(jax.value_and_grad(partial(total, evaluate), (0, 1, 2)))(x, w, LISTS.probs)
+        jax.jit(jax.value_and_grad(partial(total, evaluate), (0, 1, 2)))(x, w, LISTS.probs)
         for evaluate in (js.linear_loss, spread(axes=axes))
     )
     close(got, expected)
@@ -119,12 +119,12 @@ def test_out_of_range_labels(axes):
     x, w, _ = head(examples=N, size=D, classes=C)
     labels = jnp.array([0, 11, -1, 7, 4])
     options = {"ignore_index": 7, "where": KEEP, "reduction": None}
-    losses = jit_quickly(partial(spread(axes=axes), **options))(x, w, labels)
+    losses = jax.jit(partial(spread(axes=axes), **options))(x, w, labels)
     assert_array_equal(jnp.isnan(losses), [False, True, True, False, False])
     assert_array_equal(losses[3:], [0, jnp.inf])
     # An ignored label may have any number, that of a row without a class among them.
     labels = jnp.array([0, 11, 11, 11, 11])
-    one = jit_quickly(partial(spread(axes=axes), ignore_index=11, where=KEEP))(x, w, labels)
+    one = jax.jit(partial(spread(axes=axes), ignore_index=11, where=KEEP))(x, w, labels)
     assert_allclose(one, losses[0], rtol=1e-6)
 
 
@@ -134,7 +134,7 @@ def test_narrow_dtypes(dtype):
 
     def run(evaluate):
         total = partial(evaluate, margin=js.cosface(scale=4.0))
-        return jit_quickly(jax.value_and_grad(total, (0, 1)))(x, w, labels)
+        return jax.jit(jax.value_and_grad(total, (0, 1)))(x, w, labels)
 
     got, expected = run(spread()), run(js.linear_loss)
     assert [g.dtype for g in got[1]] == [dtype, dtype]
@@ -149,14 +149,14 @@ def test_narrow_dtypes(dtype):
 def test_kinds_of_mesh(kind, placed):
     mesh = mesh_of(kind)
     x, w, labels = head(examples=6, size=D, classes=12)
-    expected = jit_quickly(jax.value_and_grad(js.linear_loss, (0, 1)))(x, w, labels)
+    expected = jax.jit(jax.value_and_grad(js.linear_loss, (0, 1)))(x, w, labels)
     evaluate = js.sharded_linear_loss(mesh, batch_axis="data", class_axis="model", num_classes=12)
     if placed:
         x, w, labels = (
             jax.device_put(a, NamedSharding(mesh, place))
             for a, place in zip((x, w, labels), PLACES, strict=True)
         )
-    got = jit_quickly(jax.value_and_grad(evaluate, (0, 1)))(x, w, labels)
+    got = jax.jit(jax.value_and_grad(evaluate, (0, 1)))(x, w, labels)
     close(got, expected)
     if placed:
         assert [g.sharding.spec[0] for g in got[1]] == ["data", "model"]
@@ -169,15 +169,15 @@ def test_without_jit():
         mesh_of("Explicit"), batch_axis="data", class_axis="model", num_classes=12
     )
     got = jax.value_and_grad(evaluate, (0, 1))(x, w, labels)
-    close(got, jit_quickly(jax.value_and_grad(js.linear_loss, (0, 1)))(x, w, labels))
+    close(got, jax.jit(jax.value_and_grad(js.linear_loss, (0, 1)))(x, w, labels))
 
 
 def test_several_axes_at_once():
     """Classes over all eight devices, with the features on each of them."""
     x, w, labels = head(examples=N, size=D, classes=C)
     evaluate = spread(axes=(None, ("data", "model")))
-    got = jit_quickly(jax.value_and_grad(evaluate, (0, 1)))(x, w, labels)
-    close(got, jit_quickly(jax.value_and_grad(js.linear_loss, (0, 1)))(x, w, labels))
+    got = jax.jit(jax.value_and_grad(evaluate, (0, 1)))(x, w, labels)
+    close(got, jax.jit(jax.value_and_grad(js.linear_loss, (0, 1)))(x, w, labels))
 
 
 def test_plain_jit_of_sharded_arrays():
@@ -188,7 +188,7 @@ def test_plain_jit_of_sharded_arrays():
         jax.device_put(a, NamedSharding(mesh, place))
         for a, place in zip((x, w, labels), PLACES, strict=True)
     ]
-    run = jit_quickly(jax.value_and_grad(partial(js.linear_loss, margin=MARGIN), (0, 1)))
+    run = jax.jit(jax.value_and_grad(partial(js.linear_loss, margin=MARGIN), (0, 1)))
     close(run(*given), run(x, w, labels))
 
 

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from cases import jit_quickly
 from numpy.testing import assert_allclose
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
@@ -27,7 +26,7 @@ METRICS = [
     js.fit_temperature,
 ]
 over_metrics = pytest.mark.parametrize(
-    "metric", [jit_quickly(m) for m in METRICS], ids=[m.__name__ for m in METRICS]
+    "metric", [jax.jit(m) for m in METRICS], ids=[m.__name__ for m in METRICS]
 )
 
 
@@ -70,7 +69,7 @@ def test_ignored_examples_and_weight_zero(metric):
     logits = np.where(kept[:, None], LOGITS, np.nan)
     expected = metric(LOGITS[kept], labels[kept])
     known = metric.__wrapped__  # with an ignore_index that is not traced
-    got = jit_quickly(lambda z: known(z, labels, ignore_index=-100))(logits)
+    got = jax.jit(lambda z: known(z, labels, ignore_index=-100))(logits)
     assert_allclose(got, expected, rtol=1e-5)
     assert_allclose(metric(LOGITS, LABELS, sample_weight=kept), expected, rtol=1e-5)
 
