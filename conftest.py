@@ -22,22 +22,6 @@ os.environ.setdefault(
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-QUICKLY = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-
-
-def _is_known(flags):
-    """Return whether this version of XLA has the flags: one that has not would end the process."""
-    command = [sys.executable, "-c", "import jax; jax.devices()"]
-    environment = os.environ | {"XLA_FLAGS": flags}
-    return not subprocess.run(command, env=environment, capture_output=True).returncode
-
-
-if os.environ.get("COMPILE_QUICKLY") and "PYTEST_XDIST_WORKER" not in os.environ:
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-    flags = f"{os.environ.get('XLA_FLAGS', '')} {QUICKLY}"
-    if _is_known(flags):
-        os.environ["XLA_FLAGS"] = flags
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,6 +31,23 @@ import jsoftmax
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+QUICKLY = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+
+
+def _is_known(flags):
+    """Return whether this version of XLA has the flags: an unknown one would end the process."""
+    command = [sys.executable, "-c", "import jax; jax.devices()"]
+    environment = os.environ | {"XLA_FLAGS": flags}
+    return not subprocess.run(command, env=environment, capture_output=True).returncode
+
+
+if os.environ.get("COMPILE_QUICKLY"):
+    jax.config.update("jax_disable_most_optimizations", True)
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers get the flags from here
+        flags = f"{os.environ.get('XLA_FLAGS', '')} {QUICKLY}"
+        if _is_known(flags):
+            os.environ["XLA_FLAGS"] = flags
 
 
 # Searching all that compiled programs hold for garbage took 19 s of the 270 s of four files.
