@@ -9,6 +9,8 @@ from cases import LOSSES, MAPS, Case, head, over
 
 import jsoftmax as js
 
+pytestmark = pytest.mark.slow
+
 compiled = []
 jax.monitoring.register_event_duration_secs_listener(
     lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None

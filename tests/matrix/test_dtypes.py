@@ -12,6 +12,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import jsoftmax as js
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 5
 UNSMOOTHED = [case for case in FORMULAS if "label_smoothing" not in case.options]
 
