@@ -75,6 +75,18 @@ def _expm1_jvp(primals, tangents):
     return expm1(x), jnp.exp(x) * dx
 
 
+def log1p(x: Array) -> Array:
+    """Return `log(1 + x)`, in half the time of XLA's on a CPU; not to be differentiated.
+
+    What 1 + x loses by rounding is added to the logarithm. That is right to first order where the
+    logarithm is small; above 1 nothing that matters is lost. The barrier keeps XLA from simplifying
+    the difference to 0.
+    """
+    one = lax.optimization_barrier(jnp.ones((), x.dtype))
+    y = one + x
+    return jnp.log(y) + jnp.where(x < 1, x - (y - one), 0)
+
+
 def safe_sqrt(p: Array) -> Array:
     """Return the square root of p >= 0, with derivative 0 at 0."""
     return jnp.where(p <= 0, 0, jnp.sqrt(jnp.where(p <= 0, 1, p)))
