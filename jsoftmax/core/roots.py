@@ -17,7 +17,7 @@ _MAX_STEPS = 100  # bisection gains one bit in each; Newton's method needs about
 
 
 def increasing_root(
-    evaluate: Callable[[Array], tuple[Array, Array]],
+    evaluate: Callable[[Array], tuple[Array, ...]],
     low: Array,
     high: Array,
     start: Array,
@@ -25,22 +25,24 @@ def increasing_root(
 ) -> Array:
     """Return x between `low` and `high` with f(x) = 0, elementwise, for an increasing f.
 
-    `evaluate(x)` returns f(x) and the x that Newton's method proposes next. A proposal outside the
-    bracket is replaced by the bracket's midpoint. An x has converged when |f| is at most
-    `tolerance`, or when the proposal differs from x by no more than rounding. Where f is NaN, so is
-    the result.
+    `evaluate(x)` returns f(x) and the x that Newton's method proposes next; if it knows an upper
+    bound of |f| there, this comes third, and may save the last step. A proposal outside the bracket
+    is replaced by the bracket's midpoint. An x has converged when |f| is at most `tolerance`, or
+    when the proposal differs from x by no more than rounding. Where f is NaN, so is the result.
     """
     eps = jnp.finfo(start.dtype).eps
 
     def step(state):
         x, low, high, _, count = state
-        value, proposal = evaluate(x)
+        value, proposal, *bound = evaluate(x)
         low, high = jnp.where(value < 0, x, low), jnp.where(value > 0, x, high)
         inside = (low < proposal) & (proposal < high)
         following = jnp.where(inside, proposal, low + (high - low) / 2)
         moving = (jnp.abs(value) > tolerance) & (jnp.abs(proposal - x) > eps * jnp.abs(x))
         moving &= following != x
         x = jnp.where(jnp.isnan(value), value, jnp.where(moving, following, x))
+        if bound:
+            moving &= ~(inside & (bound[0] <= tolerance))
         return x, low, high, moving, count + 1
 
     def unfinished(state):

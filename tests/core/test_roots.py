@@ -37,6 +37,20 @@ def test_the_tolerance_ends_the_search():
     assert_array_equal(found, ROOTS + 0.1)
 
 
+def test_a_bound_of_the_next_value_saves_the_last_step():
+    calls = []
+
+    def evaluate(x):
+        jax.debug.callback(lambda: calls.append(0), ordered=True)
+        return x - ROOTS, ROOTS, jnp.zeros(5)
+
+    low, high = jnp.full(5, -40.0), jnp.full(5, 50.0)
+    found = jax.jit(lambda: increasing_root(evaluate, low, high, high - 1, 0.0))()
+    jax.effects_barrier()
+    assert_array_equal(found, ROOTS)
+    assert len(calls) == 1
+
+
 def test_nan_stays_in_its_own_place():
     def evaluate(x):
         value, proposal = newton(x)
