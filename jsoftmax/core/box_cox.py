@@ -3,10 +3,9 @@
 For a power b and l = log p,
 
     box_cox(l, b) = (p^b - 1) / b        which is log p at b = 0
-    inverse_box_cox(x, b) = log(1 + b x) / b        which is x at b = 0
 
-The first is also known as the deformed or t-logarithm, with b = 1 - t; the second is the logarithm
-of its inverse. Evaluated as written both lose all digits around b = 0; the forms below do not.
+also known as the deformed or t-logarithm, with b = 1 - t. Evaluated as written it loses all digits
+around b = 0; the form below does not.
 """
 
 import jax
@@ -50,10 +49,3 @@ def box_cox(log_p: Array, power: Array) -> Array:
     positive = power > 0
     at_zero = jnp.where(positive, -1 / jnp.where(positive, power, 1), -jnp.inf)
     return jnp.where(zero, at_zero, jnp.where(near, series, ratio))
-
-
-def inverse_box_cox(x: Array, power: Array) -> Array:
-    """Return `log([1 + b x]_+) / b`, the log p whose Box-Cox transform is `x`."""
-    known = power != 0
-    b = jnp.where(known, power, 1)
-    return jnp.where(known, jnp.log1p(jnp.maximum(b * x, -1)) / b, x)

@@ -21,7 +21,8 @@ from jsoftmax.core.masking import centred
 from jsoftmax.core.numerics import multiply_no_nan, safe_sqrt
 from jsoftmax.losses.inputs import loss_inputs, per_example
 from jsoftmax.losses.tsallis import divergence, negative_entropy
-from jsoftmax.maps.entmax_solver import broadcast_alpha, log_entmax, power_map
+from jsoftmax.maps.entmax_solver import broadcast_alpha, log_entmax
+from jsoftmax.maps.power_map import power_map
 from jsoftmax.stats.labels import SparseLabels
 
 

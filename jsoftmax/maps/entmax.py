@@ -3,7 +3,7 @@
     p_i = [1 + β (z_i - λ)]_+^(1/β)        β = α - 1, with λ such that they sum to 1
 
 It is softmax at α = 1 and sparsemax at α = 2; below 1 its tails are heavier than those of softmax.
-entmax_solver.py finds λ.
+entmax_solver.py finds λ; where 1/β is a small integer, power_map.py does so without logarithms.
 """
 
 import jax.numpy as jnp
@@ -11,8 +11,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax.core.arguments import as_logits, is_static
-from jsoftmax.core.masking import ArrayAxis, centred, classes_back, classes_last
-from jsoftmax.maps.entmax_solver import broadcast_alpha, log_entmax, power_map
+from jsoftmax.core.masking import ArrayAxis, classes_back, classes_last, masked_logits
+from jsoftmax.maps.entmax_solver import broadcast_alpha, log_entmax
+from jsoftmax.maps.power_map import power_map, static_power
 from jsoftmax.maps.softmax import softmax
 
 
@@ -102,13 +103,14 @@ def entmax(
     if is_static(alpha, 1):
         return softmax(logits, axis, where=where)
     logits = as_logits(logits)
-    d, top = centred(logits, axis, where)
-    rows = classes_last(d, axis)
-    if is_static(alpha, 2) or is_static(alpha, 1.5):
-        p = power_map(rows, 1 if is_static(alpha, 2) else 2)
+    z = masked_logits(logits, axis, where)
+    rows, power = classes_last(z, axis), static_power(alpha)
+    if power:
+        p = power_map(rows, power)
     else:
+        top = jnp.max(z, axis, keepdims=True, initial=-jnp.inf)  # for its shape
         p = jnp.exp(log_entmax(rows, classes_last(broadcast_alpha(alpha, top), axis)))
-    return classes_back(p, d.shape, axis).astype(logits.dtype)
+    return classes_back(p, z.shape, axis).astype(logits.dtype)
 
 
 def tempered_softmax(
