@@ -3,6 +3,8 @@
 Masking a class sets its logit to -inf: probability 0, gradient 0.
 """
 
+import math
+
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
@@ -74,7 +76,8 @@ def classes_last(x: Array, axis: ArrayAxis) -> Array:
     """Return `x` with the class axes moved last and merged into one."""
     axes = (axis,) if isinstance(axis, int) else axis
     last = jnp.moveaxis(x, axes, range(-len(axes), 0))
-    return last.reshape(*last.shape[: last.ndim - len(axes)], -1)
+    lead = last.ndim - len(axes)
+    return last.reshape(*last.shape[:lead], math.prod(last.shape[lead:]))  # -1 fails for no rows
 
 
 def classes_back(rows: Array, shape: tuple[int, ...], axis: ArrayAxis) -> Array:

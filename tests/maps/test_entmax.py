@@ -119,6 +119,12 @@ def test_logits_of_size_1e30_and_ties():
         assert_allclose(p, [[1, 0, 0], [0, 0.5, 0.5], [1 / 3] * 3], rtol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(0, 3), (0, 100), (2, 0, 64)])
+def test_no_examples(shape):
+    for alpha in (2.0, 1.25, 1.3):
+        assert js.entmax(jnp.zeros(shape), alpha=alpha).shape == shape
+
+
 # The sum of p is steepest where a class enters the support, so above 2 it is good to less.
 ORDERS = [-1.0, 0.0, 0.5, 0.999, 1.0, 1 + 1e-6, 1.001, 1.3, 1.5, 2.0, 2.5]
 
