@@ -60,7 +60,7 @@ def backward(
         d_features, gradients = carry
         block = ClassBlock.of(head, shard.labels, start, new, size)
         if products is None:
-            products = matmul(features, block.head.weight)
+            products = matmul(features, block.head.weight, plan.precision)
         # As the labels in the block: not computed once for all blocks.
         _, (slopes, top, top_class) = lax.optimization_barrier((start, per_row))
 
@@ -71,9 +71,10 @@ def backward(
         given = products, block.head.bias, head.softcap, head.margin
         d_products, d_bias, d_softcap, d_margin = jax.vjp(reduce, *given)[1](slopes)
         if d_features is not None:
-            d_features = d_features + features_gradient(d_products, block.head.weight)
+            added = features_gradient(d_products, block.head.weight, plan.precision)
+            d_features = d_features + added
         if gradients.weight is not None:
-            added = weight_gradient(d_products, features, transpose)
+            added = weight_gradient(d_products, features, transpose, plan.precision)
             added = project_out(added, block.head.weight, block.head.inverse_norm)
             gradients = gradients._replace(weight=add_rows(gradients.weight, start, added))
         if gradients.bias is not None:

@@ -50,7 +50,7 @@ def forward(
     def body(carry, start, new, _):
         of_labels, others = carry
         block = ClassBlock.of(head, labels, start, new, size)
-        products = matmul(features, block.head.weight)
+        products = matmul(features, block.head.weight, plan.precision)
         c, z = block.logits(plan, products, of_features, block.head)
         of_labels = jnp.where(block.inside, at_labels(c, block.place), of_labels)
         found = others_of(z, block.unmasked, block.classes, plan.fields)

@@ -68,7 +68,7 @@ def reduce_again(
         @partial(jax.checkpoint, prevent_cse=False)
         def body(carry, start, new, _):
             block = ClassBlock.of(shared, labels, start, new, width)
-            products = matmul(features, block.head.weight)
+            products = matmul(features, block.head.weight, plan.precision)
             reduced = block.reduce(plan, products, of_features, block.head, top, top_class)
             return jax.tree.map(jnp.add, carry, reduced), None
 

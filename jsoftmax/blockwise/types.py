@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jax import Array
+from jax.lax import PrecisionLike
 
 from jsoftmax.blockwise.block_sizes import BlockSizes
 from jsoftmax.core.collectives import MeshAxes
@@ -23,6 +24,7 @@ class Plan(NamedTuple):
     loss: Callable[..., Array]  # (LogitStats - shift, shift, values) of one example
     fields: tuple[str, ...]  # the optional fields of LogitStats that are computed
     class_axis: MeshAxes  # the mesh axes over which the classes are sharded
+    precision: PrecisionLike  # of all matrix products
 
 
 class Examples(NamedTuple):

@@ -5,11 +5,13 @@ blockwise/types.py. What an example of weight 0 holds, be it NaN, must not reach
 neutralised here.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
+from jax.lax import PrecisionLike
 
 from jsoftmax.blockwise.block_sizes import block_sizes
 from jsoftmax.blockwise.scores import kept_norm
@@ -61,6 +63,23 @@ def check_margin(margin: AngularMargin | None, classes: int) -> None:
             number = jnp.asarray(getattr(margin, name))
             check_shape(f"margin.{name}", number, (classes,), "a number for every class")
     check_shape("margin.scale", jnp.asarray(margin.scale), (), "one number for all classes")
+
+
+def checked_precision(precision: PrecisionLike) -> Any:
+    """Return a precision that JAX multiplies with; it can be hashed."""
+    if precision is None:
+        return None
+    given: Any = precision
+    precision = tuple(given) if isinstance(given, list) else given
+    vector = jax.ShapeDtypeStruct((1,), jnp.float32)
+    try:
+        jax.eval_shape(partial(lax.dot, precision=precision), vector, vector)
+    except (TypeError, ValueError) as refused:
+        raise ValueError(
+            f"`precision`: expected what jax.lax.dot_general takes, got {given!r}. Use None, "
+            'for what jax.default_matmul_precision says, or a name such as "highest".'
+        ) from refused
+    return precision
 
 
 def checked_examples(
@@ -137,6 +156,7 @@ def make_plan(
     class_axis,
     row_block: int | None,
     class_block: int | None,
+    precision: PrecisionLike,
 ) -> tuple[Plan, Examples, Head]:
     """Return the plan, examples with what their labels' classes have, and the head without that."""
     features, labels, *_ = examples
@@ -157,7 +177,8 @@ def make_plan(
     blocks = block_sizes(
         rows, num_local, width, row_block, class_block, is_16_bit=is_16_bit, sharded=sharded
     )
-    return Plan(blocks, whole, loss, fields, class_axis), examples, head._replace(margin=scalars)
+    plan = Plan(blocks, whole, loss, fields, class_axis, checked_precision(precision))
+    return plan, examples, head._replace(margin=scalars)
 
 
 def unflatten(tree: Any, shape: tuple[int, ...]) -> Any:

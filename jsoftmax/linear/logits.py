@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.lax import PrecisionLike
 from jax.typing import ArrayLike
 
 from jsoftmax.blockwise.matmul import matmul
@@ -16,7 +17,7 @@ from jsoftmax.blockwise.scores import (
 )
 from jsoftmax.core.arguments import check_shape, integer_labels
 from jsoftmax.core.collectives import gather_per_class
-from jsoftmax.linear.arguments import checked_head
+from jsoftmax.linear.arguments import checked_head, checked_precision
 from jsoftmax.margins.angular import AngularMargin
 from jsoftmax.margins.partition import combine, partition
 from jsoftmax.stats.labels import at_label, is_label
@@ -30,6 +31,7 @@ def linear_logits(
     bias: ArrayLike | None = None,
     softcap: ArrayLike | None = None,
     margin: AngularMargin | None = None,
+    precision: PrecisionLike = None,
 ) -> Array:
     r"""The logits of a linear head, with a margin on the true class if labels are given.
 
@@ -48,6 +50,7 @@ def linear_logits(
       bias: `[classes]`, added after margin and scale.
       softcap: c > 0, the bound on the size of the logits.
       margin: such as `arcface()`.
+      precision: of the matrix product, as in `linear_loss`.
 
     Returns:
       Logits `[..., classes]`, float32 or wider. A zero vector has cosine 0 with everything, and
@@ -65,7 +68,7 @@ def linear_logits(
     features, head = checked_head(features, weight, bias=bias, softcap=softcap, margin=margin)
     weight = head.weight
     cosine = cosines(
-        matmul(features, weight),
+        matmul(features, weight, checked_precision(precision)),
         features_inverse_norm(features, margin),
         weight_inverse_norm(weight, margin),
     )

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypedDict, Unpack
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.lax import PrecisionLike
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
@@ -16,6 +17,7 @@ from jsoftmax.checks import check_values
 from jsoftmax.core.arguments import as_labels, check_shape, normalize_axis
 from jsoftmax.core.collectives import NO_CLASS, MeshAxes, axes_of
 from jsoftmax.core.dtypes import to_compute_dtype
+from jsoftmax.linear.arguments import checked_precision
 from jsoftmax.linear.loss import linear_loss
 from jsoftmax.linear.traced_loss import loss_key
 from jsoftmax.losses.of_stats import nll
@@ -39,6 +41,7 @@ class LinearLossOptions(TypedDict, total=False):
     return_stats: bool
     row_block: int | None
     class_block: int | None
+    precision: PrecisionLike
 
 
 def sharded_linear_loss(
@@ -131,6 +134,7 @@ def sharded_linear_loss(
         chosen: dict[str, Any] = {**options, **more}
         features, weight = jnp.asarray(features), jnp.asarray(weight)
         normalize_axis("features", features, -2)
+        chosen["precision"] = checked_precision(chosen.get("precision"))
         examples, num_rows = features.shape[0], weight.shape[0]
         num_examples, num_rows = (
             examples + -examples % row_devices,

@@ -1,5 +1,6 @@
 """Features and class vectors to `LogitStats`, without materialising the logits."""
 
+from jax.lax import PrecisionLike
 from jax.typing import ArrayLike
 
 from jsoftmax.blockwise.forward import stats_of
@@ -24,6 +25,7 @@ def linear_stats(
     class_axis: MeshAxes = None,
     row_block: int | None = None,
     class_block: int | None = None,
+    precision: PrecisionLike = None,
 ) -> LogitStats:
     r"""The `LogitStats` of a linear head, without materialising the logits.
 
@@ -42,6 +44,7 @@ def linear_stats(
       where: booleans `[classes]`; False masks a class.
       class_axis: as in `linear_loss`.
       row_block, class_block: how many examples and classes a block has; by the shape if None.
+      precision: of the matrix products, as in `linear_loss`.
 
     Returns:
       `LogitStats` of `[...]`, float32 or wider; for `SparseLabels` of `[..., K]`, in which each
@@ -67,6 +70,7 @@ def linear_stats(
         class_axis=class_axis,
         row_block=row_block,
         class_block=class_block,
+        precision=precision,
     )
     found = reduced(plan, examples, head)
     stats, _ = stats_of(plan, examples, head, found, centred=False)
