@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jsoftmax.blockwise.backward import add_wanted, backward
 from jsoftmax.blockwise.block_loop import add_rows, join_blocks, over_blocks, slice_rows
@@ -62,7 +62,10 @@ def reduce_again(
     constants = vary((found.others.top, top_class), zero)
 
     def block_of_rows(_, start, new, __):
-        (features, labels, *_), (top, top_class) = slice_rows((shard, constants), start, size)
+        # A plain slice: differentiated once more, this code would lose the rule of `slice_rows`,
+        # without which a slice of 16-bit numbers has no derivative.
+        features = lax.dynamic_slice_in_dim(shard.features, start, size)
+        labels, (top, top_class) = slice_rows((shard.labels, constants), start, size)
         of_features = features_inverse_norm(features, plan.margin)
 
         @partial(jax.checkpoint, prevent_cse=False)

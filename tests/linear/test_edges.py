@@ -190,3 +190,18 @@ def test_mixed_and_narrow_dtypes(x_dtype, w_dtype):
     assert_allclose(loss, wide[0], rtol=1e-6)
     for got, expected in zip(grads, wide[1], strict=True):
         assert_allclose(oracles.float64(got), expected, atol=2**-7 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_second_derivatives_per_example_in_blocks_of_rows(dtype):
+    """The blocks of features are slices, whose derivative must not get lost."""
+    x, w, labels = head(dtype, examples=N, size=D, classes=C)
+
+    def total(x, w):
+        losses = js.linear_loss(x, w, labels, reduction=None, **BLOCKS["rows"])
+        return jnp.sum(losses * jnp.arange(1.0, 1 + N))
+
+    run = jax.jit(lambda x, w: jax.jvp(jax.grad(total, (0, 1)), (x, w), (x, w))[1])
+    expected = run(x.astype("float32"), w.astype("float32"))
+    for got, true in zip(run(x, w), expected, strict=True):
+        assert_allclose(oracles.float64(got), true, atol=2**-6 * np.abs(true).max())
