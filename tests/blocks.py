@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.extend import core
 
 import jsoftmax as js
 
@@ -20,3 +21,17 @@ def value_and_grads(x, w, labels, **options):
         lambda x, w: jax.value_and_grad(partial(js.linear_loss, **options), (0, 1))(x, w, labels)
     )
     return run(x, w)
+
+
+def dot_generals(jaxpr):
+    """Return the matrix products of a jaxpr, and of the calls, loops and rules in it."""
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    found = [equation for equation in jaxpr.eqns if equation.primitive.name == "dot_general"]
+    for equation in jaxpr.eqns:
+        for value in jax.tree.leaves(equation.params, is_leaf=_is_jaxpr):
+            found += dot_generals(value) if _is_jaxpr(value) else []
+    return found
+
+
+def _is_jaxpr(value):
+    return isinstance(value, (core.Jaxpr, core.ClosedJaxpr))

@@ -5,7 +5,8 @@ computes N C / devices logits for any split. The split decides how much is excha
 the N / data features and their gradient, over `data` the C / model rows of the weight's gradient.
 docs/scale.md has the formulas of `predicted`, and the tables of `STANDARD`.
 
-Programs are compiled for CPU devices, of which one process can have hundreds.
+Programs are compiled for CPU devices, of which one process can have hundreds, but in the blocks of
+accelerators.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ import jsoftmax as js
 from jsoftmax.bench.hlo import exchanges
 from jsoftmax.bench.problem import Problem
 from jsoftmax.blockwise.block_sizes import block_sizes
+from jsoftmax.blockwise.machine import Machine, assumed_platform
 
 _EMBEDDINGS = [Problem(65536, 512, c * 1_000_000, margin="arcface") for c in (1, 10, 100)]
 # A problem, and the fraction of the classes that each step samples; None for all.
@@ -89,7 +91,8 @@ def best_mesh(problem: Problem, sample_rate: float | None, devices: list[jax.Dev
 def planned(problem: Problem, sample_rate: float | None, mesh: Mesh) -> Plan:
     """Compile a training step and read its costs from the compiled program."""
     step, arguments = training_step(problem, sample_rate, mesh)
-    program = step.lower(*arguments).compile()
+    with assumed_platform("gpu"):
+        program = step.lower(*arguments).compile()
     memory = program.memory_analysis()
     given, made = memory.argument_size_in_bytes, memory.output_size_in_bytes
     held, temporary = memory.alias_size_in_bytes, memory.temp_size_in_bytes
@@ -108,16 +111,16 @@ def predicted(problem: Problem, sample_rate: float | None, data: int, model: int
     """Return the costs by the formula in docs/scale.md."""
     d, b = problem.features, jnp.dtype(problem.dtype).itemsize
     n, c, s = _shares(problem, sample_rate, data, model)
-    r, k, kept = block_sizes(n, s, d, is_16_bit=b == 2, sharded=model > 1)
+    r, *_ = block_sizes(n, s, d, machine=Machine("gpu"), sharded=model > 1)
     blocks = -(-n // r)
     state = c * d * (b + 8)
     features, d_features, d_weight = n * d * b * (model > 1), 4 * blocks * r * d, 4 * s * d
-    products = 4 * r * s if kept and k < s else 0
-    block = 4 * r * d * min(blocks, 2) + (r * d * b if b == 2 else 0)
-    block += 4 * k * (3 * r if k == s else max(3 * d, d + r))
+    # The products of a block of rows with all classes, their gradient, and what is between the two.
+    products = 4 * r * s * (3 if model > 1 else 2.5 if b == 2 else 2)
+    block = products + 4 * r * d * (blocks > 1) + (r * d * b if b == 2 else 0)
     sampled = 0 if sample_rate is None else s * d * (b + 8)
     temporary = max(
-        sampled + features + d_features + d_weight + products + block,  # in the last block
+        sampled + features + d_features + d_weight * (blocks > 1) + block,  # in the last block
         d_weight + min(blocks, 2) * d_features,  # when the blocks are joined
         2 * d_weight,  # when it is summed over devices
         2 * sampled,  # in Adam

@@ -58,7 +58,7 @@ def backward(
     @partial(jax.checkpoint, prevent_cse=False)
     def body(carry, start, new, products):
         d_features, gradients = carry
-        block = ClassBlock.of(head, shard.labels, start, new, size)
+        block = ClassBlock.of(plan, head, shard.labels, start, new)
         if products is None:
             products = matmul(features, block.head.weight, plan.precision)
         # As the labels in the block: not computed once for all blocks.

@@ -2,30 +2,49 @@ r"""How a linear head is cut into blocks, and the loop over them.
 
 The rule, for N rows, C classes and D features, unless the caller gives the blocks:
 
-    N C <= 2 Mi   one block: its products take 8 MB
-    by rows       blocks of r = max(256, 4/5 D) rows keep the products of all classes, which take
-                  4/5 of the memory of the weight's gradient; within them, blocks of classes. Over
-                  a mesh each is an exchange: then r is at least what gives 2 Mi products
-    by classes    all rows, blocks of classes; the products are computed again for the gradients,
-                  and the gradient of the weight is written once
-    classes       C / 20 in a block, unless it then has less than half a Mi products, or takes more
-                  memory than the weight's gradient
+    N C <= 2 Mi      one block: its products take 8 MB
+    accelerators     by rows, blocks of r = max(D, 1024) rows and all classes: their products take
+                     as much memory as the weight's gradient; fewer than 1,024 rows, but at least
+                     D, if these products would take more than 1 GB. One block, if r >= N
+    CPUs             by rows if N > 2 r, blocks of r = max(256, 4/5 D) rows, and within them blocks
+                     of classes; else by classes. On CPUs with matrix units for operands of 16 bits
+                     these go by rows from r = 3072 on only
+    over a mesh      each block of rows is an exchange: then r is at least what gives 2 Mi products
+
+    by rows          a block of rows keeps the products of all classes for the gradients
+    by classes       all rows are one block; the products are computed again for the gradients, and
+                     the gradient of the weight is written once
+    classes, CPUs    C / 20 in a block, unless it then has less than half a Mi products, or takes
+                     more memory than the weight's gradient
 
 A block of rows costs a pass over the weight and its gradient, some 20 bytes per element, beside
 6 r operations on it; computing the products again costs a third more operations. So rows are
-better if r is above ten times the operations that a device does in the time of moving a byte. That
-is 11 for 220 GFLOP/s, a float32 product on two CPU cores as measured, and 60 for 1,200 in bfloat16
-with matrix instructions, if memory gives 20 GB/s; 330 for an H100 by its data sheet. Hence 16-bit
-operands go by rows from r = 3072 on only; and none do with N <= 2 r, where there is little to lose.
-Measured on two CPU cores, time by rows / by classes, N x D x C: 2048 x 512 x 32,000 float32 0.93,
-bfloat16 1.7; 512 x 256 x 100,000 float32 1.0.
+better if r is above ten times the operations that a device does in the time of moving a byte.
+
+On CPUs that is 11 for 220 GFLOP/s, a float32 product on two cores as measured, and 60 for 1,200 in
+bfloat16 with matrix units, if memory gives 20 GB/s. Without such units, 16-bit operands are widened
+(`class_block.py`), and the rule is that of float32. Measured on two cores, time of loss and
+gradients by the time of three bare products of the operands' dtype, rows and classes:
+
+    Intel Xeon, AMX                 2048 x 512 x 32,000   bfloat16   1.09   0.59
+    Intel Xeon, AVX-512, no AMX     the same              bfloat16   0.73   0.85
+                                    without widening      bfloat16   1.31   1.40
+                                    the same              float32    1.08   1.26
+                                    1024 x 512 x 16,000   bfloat16   0.76   0.89
+
+On accelerators it is 330 for an H100 by its data sheet, which makes r 3300. The fastest libraries
+take blocks of 2,048 to 4,096 rows of all classes, and each sum over two of them costs QuACK at most
+6% (D = 4096, H200); tiles of 1,024 x 2,048 take tokamax twice the time of whole rows (H100). These
+are their figures: this rule was not measured on an accelerator.
 """
 
 from typing import NamedTuple
 
+from jsoftmax.blockwise.machine import Machine
 from jsoftmax.core.arguments import check_at_least
 
 _SMALL = 1 << 19
+_MANY = 1 << 28  # products of a block on an accelerator: 1 GB
 
 
 class BlockSizes(NamedTuple):
@@ -43,18 +62,22 @@ def block_sizes(
     row_block: int | None = None,
     class_block: int | None = None,
     *,
-    is_16_bit: bool = False,
+    machine: Machine,
     sharded: bool = False,
 ) -> BlockSizes:
     """Choose the blocks as far as the caller does not.
 
-    `is_16_bit`: operands have 16 bits. `sharded`: `classes` are those of one of several devices.
+    `sharded`: `classes` are those of one of several devices.
     """
     for name, block in (("row_block", row_block), ("class_block", class_block)):
         if block is not None:
             check_at_least(name, block, 1)
-    large = max(256, -(-4 * features // 5))
-    by_rows = rows > 2 * large and (not is_16_bit or large >= 3072)
+    if machine.is_accelerator:
+        large = max(features, min(1024, _MANY // classes))
+        by_rows = True
+    else:
+        large = max(256, -(-4 * features // 5))
+        by_rows = rows > 2 * large and (not machine.units_16_bit or large >= 3072)
     save = row_block is not None or (class_block is None and by_rows)
     if row_block is None:
         large = max(large, 4 * _SMALL // classes) if sharded else large
@@ -63,7 +86,7 @@ def block_sizes(
     if class_block is None:
         most = max(_SMALL, classes * features) // row_block
         class_block = min(max(_SMALL // row_block, classes // 20), max(1, most))
-        if row_block * classes <= 4 * _SMALL:
+        if machine.is_accelerator or row_block * classes <= 4 * _SMALL:
             class_block = classes
     class_block = _even(classes, class_block)
     return BlockSizes(row_block, class_block, save or class_block == classes)

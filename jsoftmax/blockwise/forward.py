@@ -49,7 +49,7 @@ def forward(
     @partial(jax.checkpoint, prevent_cse=False)
     def body(carry, start, new, _):
         of_labels, others = carry
-        block = ClassBlock.of(head, labels, start, new, size)
+        block = ClassBlock.of(plan, head, labels, start, new)
         products = matmul(features, block.head.weight, plan.precision)
         c, z = block.logits(plan, products, of_features, block.head)
         of_labels = jnp.where(block.inside, at_labels(c, block.place), of_labels)

@@ -54,7 +54,7 @@ def reduce_again(
     """
     shard, shared = local_shard(plan, examples, head)
     (rows, _), num_local = examples.features.shape, head.weight.shape[0]
-    size, width = min(plan.blocks.rows, rows), plan.blocks.classes
+    size = min(plan.blocks.rows, rows)
     zero = varying_zero(shard.features, sum_dtype(examples.features, head.weight))
     top_class = found.others.top_class
     if top_class is not None:
@@ -70,14 +70,14 @@ def reduce_again(
 
         @partial(jax.checkpoint, prevent_cse=False)
         def body(carry, start, new, _):
-            block = ClassBlock.of(shared, labels, start, new, width)
+            block = ClassBlock.of(plan, shared, labels, start, new)
             products = matmul(features, block.head.weight, plan.precision)
             reduced = block.reduce(plan, products, of_features, block.head, top, top_class)
             return jax.tree.map(jnp.add, carry, reduced), None
 
         sums = {name: jnp.zeros_like(top) for name in names_of_sums(plan.fields)}
         carry = jnp.zeros_like(vary(jnp.zeros(labels.shape, top.dtype), zero)), jnp.zeros_like(top)
-        return None, over_blocks(body, (*carry, sums), num_local, width)[0]
+        return None, over_blocks(body, (*carry, sums), num_local, plan.blocks.classes)[0]
 
     reduced = over_blocks(block_of_rows, None, rows, size)[1]
     reduced = jax.tree.map(partial(join_blocks, size=rows), reduced)

@@ -25,6 +25,7 @@ class Plan(NamedTuple):
     fields: tuple[str, ...]  # the optional fields of LogitStats that are computed
     class_axis: MeshAxes  # the mesh axes over which the classes are sharded
     precision: PrecisionLike  # of all matrix products
+    widen: bool  # whether operands of 16 bits become float32 to be multiplied
 
 
 class Examples(NamedTuple):

@@ -14,6 +14,7 @@ from jax import Array, lax
 from jax.lax import PrecisionLike
 
 from jsoftmax.blockwise.block_sizes import block_sizes
+from jsoftmax.blockwise.machine import Machine, machine_for
 from jsoftmax.blockwise.scores import kept_norm
 from jsoftmax.blockwise.types import Examples, Head, Plan
 from jsoftmax.checks import check_values
@@ -172,12 +173,14 @@ def make_plan(
         bias=None if head.bias is None else at_labels(head.bias),
         margin=jax.tree.map(at_labels, per_class),
     )
-    is_16_bit = max(features.dtype.itemsize, head.weight.dtype.itemsize) == 2
-    sharded = class_axis is not None
+    wider = max(features.dtype, head.weight.dtype, key=lambda dtype: dtype.itemsize)
+    machine, sharded = machine_for(wider), class_axis is not None
     blocks = block_sizes(
-        rows, num_local, width, row_block, class_block, is_16_bit=is_16_bit, sharded=sharded
+        rows, num_local, width, row_block, class_block, machine=machine, sharded=sharded
     )
-    plan = Plan(blocks, whole, loss, fields, class_axis, checked_precision(precision))
+    # With fewer rows, to convert the weight takes as long as the products do.
+    widen = machine == Machine("cpu") and wider.itemsize < 4 and blocks.rows >= 128
+    plan = Plan(blocks, whole, loss, fields, class_axis, checked_precision(precision), widen)
     return plan, examples, head._replace(margin=scalars)
 
 

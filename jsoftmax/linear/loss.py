@@ -75,7 +75,7 @@ def linear_loss(
 
     Args:
       features: `[..., features]`, floats. bfloat16 is multiplied in its own dtype and accumulated
-        in float32.
+        in float32. A CPU that is slower at that makes blocks of it float32.
       weight: `[classes, features]`, a row per class vector (a Flax `kernel` is its transpose).
       labels: integers `[...]`; or `SparseLabels`, the expected loss over them (not with a margin).
       loss: a function of one example's `LogitStats`, such as `js.focal`, `partial(js.gce, q=0.5)`,
@@ -100,8 +100,8 @@ def linear_loss(
         sharded: mean and sum are then over the examples of all devices. It may share axes with
         `class_axis`: then each device has its own examples, and features are gathered.
       row_block, class_block: how many examples and classes a block has. By default both follow from
-        the shape, for speed (see blockwise/block_sizes.py). `class_block` alone takes the least
-        memory, for a fourth product.
+        the shape and the machine, for speed (see blockwise/block_sizes.py). `class_block` alone
+        takes the least memory, for a fourth product.
       precision: of all matrix products, those of the gradients too, as `jax.lax.dot_general` takes
         it; None follows `jax.default_matmul_precision`. Unless asked for more, a GPU rounds float32
         operands to TF32 and a TPU to bfloat16, by up to 2^-11 and 2^-8 of each. That moves a cosine

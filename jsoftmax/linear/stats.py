@@ -43,7 +43,8 @@ def linear_stats(
       margin: such as `arcface()`; its parameters may be traced.
       where: booleans `[classes]`; False masks a class.
       class_axis: as in `linear_loss`.
-      row_block, class_block: how many examples and classes a block has; by the shape if None.
+      row_block, class_block: how many examples and classes a block has; if None, by the shape and
+        the machine.
       precision: of the matrix products, as in `linear_loss`.
 
     Returns:

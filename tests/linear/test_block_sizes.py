@@ -1,8 +1,12 @@
-"""The rule that says how many rows and classes a block has."""
+"""The rule that says how many rows and classes a block has, for every kind of machine."""
 
 import pytest
 
 from jsoftmax.blockwise.block_sizes import block_sizes
+from jsoftmax.blockwise.machine import Machine
+
+CPU, UNITS = Machine("cpu"), Machine("cpu", units_16_bit=True)
+over_accelerators = pytest.mark.parametrize("platform", ["gpu", "tpu", "cuda"])
 
 
 @pytest.mark.parametrize(
@@ -19,14 +23,8 @@ from jsoftmax.blockwise.block_sizes import block_sizes
         ((0, 7, 3), (None, None), (1, 7, True)),
     ],
 )
-def test_rule_of_the_blocks(shape, given, expected):
-    assert block_sizes(*shape, *given) == expected
-
-
-def test_rule_for_few_classes_on_each_of_many_devices():
-    assert block_sizes(65_536, 1024, 512).rows == 410
-    assert block_sizes(65_536, 1024, 512, sharded=True) == (2048, 1024, True)
-    assert block_sizes(65_536, 32_000, 512, sharded=True).rows == 410
+def test_on_a_cpu(shape, given, expected):
+    assert block_sizes(*shape, *given, machine=CPU) == expected
 
 
 @pytest.mark.parametrize(
@@ -37,5 +35,39 @@ def test_rule_for_few_classes_on_each_of_many_devices():
         ((65_536, 256_000, 2304), (65_536, 8000, False)),  # a block as large as the gradient
     ],
 )
-def test_rule_for_16_bit_operands(shape, expected):
-    assert block_sizes(*shape, is_16_bit=True) == expected
+def test_on_a_cpu_with_matrix_units(shape, expected):
+    assert block_sizes(*shape, machine=UNITS) == expected
+
+
+@over_accelerators
+@pytest.mark.parametrize(
+    ("shape", "given", "expected"),
+    [
+        ((64, 1000, 32), (None, None), (64, 1000, True)),
+        ((4096, 128_256, 4096), (None, None), (4096, 128_256, True)),  # all in one block
+        ((16_384, 128_256, 4096), (None, None), (4096, 128_256, True)),
+        ((5000, 128_256, 4096), (None, None), (2500, 128_256, True)),  # two halves
+        ((2048, 32_000, 512), (None, None), (1024, 32_000, True)),  # few features
+        ((4096, 1_000_000, 512), (None, None), (512, 1_000_000, True)),  # 1,024 rows: 4 GB
+        ((4096, 128_256, 4096), (1024, None), (1024, 128_256, True)),
+        ((4096, 128_256, 4096), (None, 2000), (4096, 1974, False)),
+        ((4096, 128_256, 4096), (1024, 2000), (1024, 1974, True)),
+        ((0, 7, 3), (None, None), (1, 7, True)),
+    ],
+)
+def test_on_an_accelerator(platform, shape, given, expected):
+    assert block_sizes(*shape, *given, machine=Machine(platform)) == expected
+
+
+def test_few_classes_on_each_of_many_devices():
+    assert block_sizes(65_536, 1024, 512, machine=CPU).rows == 410
+    assert block_sizes(65_536, 1024, 512, machine=CPU, sharded=True) == (2048, 1024, True)
+    assert block_sizes(65_536, 32_000, 512, machine=CPU, sharded=True).rows == 410
+
+
+@over_accelerators
+def test_few_classes_on_each_of_many_accelerators(platform):
+    machine = Machine(platform)
+    assert block_sizes(65_536, 512, 512, machine=machine).rows == 1024
+    assert block_sizes(65_536, 512, 512, machine=machine, sharded=True) == (4096, 512, True)
+    assert block_sizes(65_536, 32_000, 512, machine=machine, sharded=True).rows == 1024

@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import pytest
 from blocks import C, D, N
 from cases import head
+from machines import chosen_for, over_machines
 
 import jsoftmax as js
+from jsoftmax.blockwise.block_sizes import block_sizes
+from jsoftmax.blockwise.machine import machine_for
 
 pytestmark = pytest.mark.optimised
 
@@ -54,11 +57,13 @@ def memory(n, classes, dtype="float32", features=32, **options):
     return function.lower(*arguments, labels).compile().memory_analysis().temp_size_in_bytes
 
 
+@over_machines
 @pytest.mark.parametrize("margin", [None, js.arcface()], ids=["plain", "arcface"])
-def test_memory_by_rows_is_one_block(margin):
+def test_memory_by_rows_is_one_block(margin, machine):
     options = {"row_block": 64, "class_block": 256, "margin": margin}
     sizes = (2048, 8192), (512, 8192), (2048, 4096)
-    found = {(n, c): memory(n, c, **options) for n, c in sizes}
+    with chosen_for(machine):
+        found = {(n, c): memory(n, c, **options) for n, c in sizes}
     for (n, c), got in found.items():
         # The products of a block of rows, a few blocks of classes, and features and their gradient.
         few_blocks = 8 * (64 * 256 + 256 * 32 + 64 * 32)
@@ -66,10 +71,26 @@ def test_memory_by_rows_is_one_block(margin):
     assert found[2048, 8192] < 2048 * 8192 * 4 / 16
 
 
+@over_machines
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_memory_by_classes_does_not_grow_with_the_classes(dtype):
-    few, many = (memory(256, c, dtype, class_block=256) for c in (4096, 65536))
+def test_memory_by_classes_does_not_grow_with_the_classes(dtype, machine):
+    with chosen_for(machine):
+        few, many = (memory(256, c, dtype, class_block=256) for c in (4096, 65536))
     # Of the weight there is no copy; a bfloat16 one's gradient is summed in float32.
     per_class = 32 * 4 if dtype == "bfloat16" else 0
     assert many - few <= (65536 - 4096) * (per_class + 4)
     assert few <= 4096 * per_class + 8 * 4 * (256 * 256 + 256 * 32)
+
+
+@over_machines
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_memory_by_the_rule(dtype, machine):
+    """What the README says: the gradients, the products that are kept, and a few blocks."""
+    n, classes, features = 2048, 16_384, 1024
+    with chosen_for(machine):
+        blocks = block_sizes(n, classes, features, machine=machine_for(jnp.dtype(dtype)))
+        found = memory(n, classes, dtype, features)
+    # Features and their gradient; and a 16-bit gradient of the weight is summed apart from it.
+    numbers = 2 * n * features + (classes * features if dtype == "bfloat16" else 0)
+    numbers += blocks.rows * classes if blocks.save_products and blocks.classes < classes else 0
+    assert found <= 4 * (numbers + 3 * blocks.classes * (blocks.rows + features))
