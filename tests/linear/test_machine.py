@@ -120,6 +120,7 @@ def derivatives(name, labels):
 over_evaluators = pytest.mark.parametrize("name", evaluators())
 
 
+@pytest.mark.slow
 @over_machines
 @over_evaluators
 def test_operands_of_16_bits(name, machine):
@@ -136,6 +137,7 @@ def test_operands_of_16_bits(name, machine):
         close(each.astype(jnp.float32), true, rtol=2**-8, atol=2**-7 * jnp.abs(true).max())
 
 
+@pytest.mark.slow
 @over_machines
 @over_evaluators
 def test_float32(name, machine):
