@@ -6,14 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from jsoftmax.bench.contestants import CONTESTANTS
-from jsoftmax.bench.problem import LOSSES, MARGINS, Problem
-
-PRESETS = {
-    "small": Problem(2048, 512, 32000),
-    "gemma-2-2b": Problem(8192, 2304, 256000, "bfloat16"),
-    "llama-3-8b": Problem(8192, 4096, 128256, "bfloat16"),
-    "face-1m": Problem(512, 512, 1_000_000, margin="arcface"),
-}
+from jsoftmax.bench.device.check import PARTS
+from jsoftmax.bench.problem import LOSSES, MARGINS, PRESETS, Problem
 
 
 def options(arguments: list[str] | None, description: str) -> tuple[argparse.Namespace, Problem]:
@@ -72,6 +66,29 @@ def options(arguments: list[str] | None, description: str) -> tuple[argparse.Nam
         help="instead: memory and communication of a training step over many devices, compiled "
         "but not run; of known heads, or of the one that the options describe",
     )
+    instead.add_argument(
+        "--tune",
+        action="store_true",
+        help="instead: jsoftmax with a grid of block sizes; says how good the rule's are, and what "
+        "to write for the best",
+    )
+    instead.add_argument(
+        "--device-check",
+        action="store_true",
+        help="instead: all that is worth knowing of a new device, in a few minutes: accuracy, "
+        "known heads, block sizes, how gradients are accumulated, losses on logits",
+    )
+    parser.add_argument(
+        "--skip",
+        nargs="+",
+        choices=list(PARTS),
+        default=[],
+        metavar="PART",
+        help=f"with --device-check: parts to leave out of {' '.join(PARTS)}",
+    )
+    parser.add_argument(
+        "--minutes", type=float, metavar="M", help="with --device-check: the time for it (8)"
+    )
     number("--devices", nargs="+", help="with --plan: how many devices (8 64 512)")
     parser.add_argument(
         "--sample-rate",
@@ -80,15 +97,37 @@ def options(arguments: list[str] | None, description: str) -> tuple[argparse.Nam
         help="with --plan: the part of the classes that a step samples, as in Partial FC (all)",
     )
     chosen = parser.parse_args(arguments)
+    _check(parser, chosen)
+    for name in ("json", "plot"):
+        if path := getattr(chosen, name):
+            _writable(parser, f"--{name}", path)
+    return chosen, _problem(chosen)
+
+
+def _check(parser, chosen):
+    """Report options that are not sensible, or do not go together; fill in those of a mode."""
     for name in ("rows", "features", "classes", "repeats"):
         if (value := getattr(chosen, name)) is not None and value < 1:
             parser.error(f"argument --{name}: expected 1 or more, got {value}")
-    if not 0 < chosen.scale < float("inf"):
-        parser.error(f"argument --scale: expected a number above 0, got {chosen.scale}")
-    if (chosen.maps or chosen.sparse or chosen.plan) and (chosen.plot or chosen.only):
-        parser.error("--plot and --only do not go with --maps and --sparse, nor with --plan")
+    for name in ("scale", "minutes"):
+        if (value := getattr(chosen, name)) is not None and not 0 < value < float("inf"):
+            parser.error(f"argument --{name}: expected a number above 0, got {value}")
+    modes = ("maps", "sparse", "plan", "tune", "device_check")
+    if any(getattr(chosen, mode) for mode in modes) and (chosen.plot or chosen.only):
+        names = ", ".join(f"--{mode}" for mode in modes).replace("_", "-")
+        parser.error(f"--plot and --only do not go with any of {names}")
     if not chosen.plan and (chosen.devices or chosen.sample_rate is not None):
         parser.error("--devices and --sample-rate only go with --plan")
+    if not chosen.device_check and (chosen.skip or chosen.minutes is not None):
+        parser.error("--skip and --minutes only go with --device-check")
+    if chosen.device_check:
+        if asked := [name for name in Problem._fields if getattr(chosen, name, None) is not None]:
+            parser.error(
+                f"argument --{asked[0]}: --device-check has its own problems; leave it out, or "
+                "make all of them smaller with --scale"
+            )
+        if set(chosen.skip) == set(PARTS):
+            parser.error("argument --skip: no part is left; leave one out of the list")
     chosen.devices = chosen.devices or [8, 64, 512]
     if min(chosen.devices) < 1:
         parser.error(f"argument --devices: expected 1 or more, got {min(chosen.devices)}")
@@ -96,10 +135,6 @@ def options(arguments: list[str] | None, description: str) -> tuple[argparse.Nam
         parser.error(f"argument --sample-rate: expected in (0, 1], got {chosen.sample_rate}")
     if chosen.plot and chosen.plot.suffix not in (".png", ".pdf", ".svg"):
         parser.error(f"argument --plot: expected .png, .pdf or .svg, got {str(chosen.plot)!r}")
-    for name in ("json", "plot"):
-        if path := getattr(chosen, name):
-            _writable(parser, f"--{name}", path)
-    return chosen, _problem(chosen)
 
 
 def _writable(parser, option, path):
@@ -117,5 +152,4 @@ def _problem(chosen):
     given = {name: getattr(chosen, name, None) for name in Problem._fields}
     problem = PRESETS[chosen.preset or "small"]
     problem = problem._replace(**{k: v for k, v in given.items() if v is not None})
-    rows, classes = (max(1, round(chosen.scale * n)) for n in (problem.rows, problem.classes))
-    return problem._replace(rows=rows, classes=classes)
+    return problem.scaled(chosen.scale)

@@ -1,7 +1,8 @@
 """The implementations of a linear head's loss and gradients that the benchmark compares.
 
 Each function that calls a library returns a function `(features, weight, labels) -> mean loss`,
-written as the library's users would write it. Those of torch are in torch_contestants.py.
+written as the library's users would write it. Those of torch are in torch_contestants.py, those of
+CUDA kernels in cuda_contestants.py.
 """
 
 import sys
@@ -16,26 +17,31 @@ import jax.numpy as jnp
 from jax import lax
 
 import jsoftmax as js
-from jsoftmax.bench import torch_contestants
+from jsoftmax.bench import cuda_contestants, torch_contestants
 from jsoftmax.bench.measure import Runner, compiled
 from jsoftmax.bench.problem import Data, Problem
+
+_MODULES = {"quack-kernels": "quack"}  # not named as what is installed
 
 
 class Contestant(NamedTuple):
     """One implementation; `prepare` makes it ready to run on given data.
 
     Its step returns the loss, or (loss, (gradient of the features, gradient of the weight)).
-    `packages` are the packages that it needs, by the names under which they are installed.
+    `packages` are the packages that it needs, by the names under which they are installed; those
+    of `on_cuda` contestants run nowhere else.
     """
 
     name: str
     prepare: Callable[[Problem, Data], Runner]
     offered: Callable[[Problem], bool] = lambda problem: True
     packages: tuple[str, ...] = ()
+    on_cuda: bool = False
 
     def missing(self) -> list[str]:
         """Return the packages that are not installed."""
-        return [name for name in self.packages if find_spec(name.replace("-", "_")) is None]
+        modules = {name: name.replace("-", "_") for name in self.packages} | _MODULES
+        return [name for name in self.packages if find_spec(modules[name]) is None]
 
 
 def matrix_products(problem: Problem, data: Data) -> Runner:
@@ -166,4 +172,28 @@ CONTESTANTS = [
         _face,
         ("torch", "pytorch-metric-learning"),
     ),
+    Contestant("liger", cuda_contestants.liger, _plain, ("torch", "liger-kernel"), on_cuda=True),
+    Contestant(
+        "apple-cce",
+        cuda_contestants.apple_cce,
+        _plain,
+        ("torch", "cut-cross-entropy"),
+        on_cuda=True,
+    ),
+    Contestant("quack", cuda_contestants.quack, _plain, ("torch", "quack-kernels"), on_cuda=True),
 ]
+
+
+def entrants(problem: Problem, wanted: list[Contestant]) -> tuple[list[Contestant], list[str]]:
+    """Return those that can take part, and notes on the others."""
+    offered = [c for c in wanted if c.offered(problem)]
+    notes = []
+    if others := [c.name for c in wanted if not c.offered(problem)]:
+        notes.append(f"Not for this loss and margin: {', '.join(others)}")
+    if jax.default_backend() != "gpu":
+        if others := [c.name for c in offered if c.on_cuda]:
+            notes.append(f"Only on a CUDA device: {', '.join(others)}")
+        offered = [c for c in offered if not c.on_cuda]
+    if packages := list(dict.fromkeys(name for c in offered for name in c.missing())):
+        notes.append(f"Not installed: {', '.join(packages)} (pip install {' '.join(packages)})")
+    return [c for c in offered if not c.missing()], notes

@@ -1,8 +1,9 @@
-"""What a device sends in one run of a compiled program, read from its optimised HLO.
+"""What a device does in one run of a compiled program, read from its optimised HLO.
 
-The collectives of a program are not those in its source: XLA adds some for shardings, merges them,
-and moves them out of loops. So they are read from the text of the compiled program. If something
-would have to be guessed, such as the trip count of a loop with a collective, it raises an error.
+`executed` lists the instructions, `exchanges` what is sent. The collectives of a program are not
+those in its source: XLA adds some for shardings, merges them, and moves them out of loops. So they
+are read from the text of the compiled program. If something would have to be guessed, such as the
+trip count of a loop with a collective, it raises an error.
 """
 
 import math
@@ -37,7 +38,7 @@ class Exchange(NamedTuple):
     times: int
 
 
-class _Instruction(NamedTuple):
+class Instruction(NamedTuple):
     """A line of HLO; `rest` holds operands and attributes."""
 
     name: str
@@ -46,15 +47,57 @@ class _Instruction(NamedTuple):
     rest: str
 
 
-def exchanges(text: str) -> list[Exchange]:
-    """Return the collectives of an HLO module that involve more than one device."""
+def parsed(text: str) -> tuple[dict[str, list[Instruction]], str]:
+    """Return the instructions of each computation of an HLO module, and the name of its entry."""
     computations, entry, lines = {}, "", []
     for line in text.splitlines():
         if found := _INSTRUCTION.match(line):
-            lines.append(_Instruction(*found.groups()))
+            lines.append(Instruction(*found.groups()))
         elif found := _COMPUTATION.match(line):
             lines = computations[found[2]] = []
             entry = found[2] if found[1] else entry
+    return computations, entry
+
+
+def executed(text: str) -> list[tuple[Instruction, int, list[Instruction]]]:
+    """Return each instruction that runs, how often, and what it is made of if it is a fusion.
+
+    A loop whose trip count is not known counts as one trip; of a conditional, all branches count.
+    """
+    computations, entry = parsed(text)
+
+    def inside(name):
+        for each in computations.get(name, []):
+            yield each
+            for called in _CALLED.findall(each.rest):
+                yield from inside(called)
+
+    def of(name, times):
+        for each in computations.get(name, []):
+            called = _CALLED.findall(each.rest)
+            if each.opcode == "fusion":
+                yield each, times, [part for name in called for part in inside(name)]
+                continue
+            yield each, times, []
+            trips = _TRIPS.search(each.rest) if each.opcode == "while" else None
+            called += re.findall(r"[\w.-]+", " ".join(_BRANCHES.findall(each.rest)))
+            for name in called:
+                yield from of(name, times * int(trips[1]) if trips else times)
+
+    return list(of(entry, 1))
+
+
+def dimensions(shape: str) -> list[tuple[int, ...]]:
+    """Return the dimensions of an array, or of each array of a tuple."""
+    return [
+        tuple(int(length.strip("<=")) for length in lengths.split(",") if length)
+        for *_, lengths in _ARRAY.findall(shape)
+    ]
+
+
+def exchanges(text: str) -> list[Exchange]:
+    """Return the collectives of an HLO module that involve more than one device."""
+    computations, entry = parsed(text)
     counts = re.findall(r"\b(?:replica_count|num_partitions)=(\d+)", text.partition("\n")[0])
     everyone, known = math.prod(map(int, counts)), {}
 

@@ -4,10 +4,13 @@ Contestants are timed round-robin, one call each per round, so that other load o
 affects all of them alike.
 """
 
+import contextlib
+import math
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -57,25 +60,51 @@ def compiled(function: Callable, *arguments: Any) -> Runner:
 
 
 def interleaved(
-    prepare: dict[str, Callable[[], Runner]], rounds: int, advance: Callable[[str], None]
+    prepare: dict[str, Callable[[], Runner]],
+    rounds: int,
+    advance: Callable[[str], None],
+    *,
+    deadline: float = math.inf,
+    threads: int = 1,
 ) -> dict[str, Outcome]:
     """Prepare and warm up all contestants, then time them in turns; `advance` gets the next name.
 
     One that fails, or would not fit in memory, gets an outcome that says why; the others go on.
+    With several `threads` they compile side by side. At three quarters of the time to `deadline`,
+    on the clock of `time.perf_counter`, no other is prepared; at the deadline no other is warmed
+    up, and rounds end after the first.
     """
-    runners, outcomes = {}, {}
-    for name, make in prepare.items():
-        advance(name)
+    started = time.perf_counter()
+    prepared_by = started + 0.75 * (deadline - started)
+    outcomes = dict.fromkeys(prepare, Outcome([]))
+    runners: dict[str, Runner] = {}
+
+    def failed(name, error):
+        runners.pop(name, None)
+        outcomes[name] = Outcome([], failure=reason(error))
+
+    with ahead(prepare, threads) as prepared:
+        for name, make in prepared.items():
+            advance(name)
+            try:
+                check_time(prepared_by)
+                runners[name] = make()
+            except Exception as error:
+                failed(name, error)
+    # None runs before all are compiled: a GPU's compiler times its products on the device.
+    for name, runner in list(runners.items()):
         try:
-            runner = make()
+            check_time(deadline)
             free = free_memory()
             if free is not None and runner.needed > free:
-                raise _DoesNotFitError(f"needs {size(runner.needed)}")
+                raise NotRunError(f"needs {size(runner.needed)}")
             runner.step()
-            runners[name], outcomes[name] = runner, Outcome([], runner.temporary())
+            outcomes[name] = Outcome([], runner.temporary())
         except Exception as error:
-            outcomes[name] = Outcome([], failure=reason(error))
-    for _ in range(rounds):
+            failed(name, error)
+    for i in range(rounds):
+        if i and time.perf_counter() > deadline:
+            break
         for name, runner in list(runners.items()):
             advance(name)
             time.sleep(0.01)  # let the threads of the previous library stop spinning
@@ -84,13 +113,34 @@ def interleaved(
                 runner.step()
                 outcomes[name].times.append(1000 * (time.perf_counter() - started))
             except Exception as error:
-                del runners[name]
-                outcomes[name] = Outcome([], failure=reason(error))
+                failed(name, error)
     return outcomes
 
 
-class _DoesNotFitError(Exception):
-    """More memory is needed than is free."""
+@contextlib.contextmanager
+def ahead(tasks: dict[Any, Callable], threads: int) -> Iterator[dict[Any, Callable]]:
+    """Start the tasks in several threads; calling what is returned waits for the result.
+
+    What has not begun when the block ends is not begun any more.
+    """
+    if threads == 1:
+        yield tasks
+        return
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield {name: pool.submit(task).result for name, task in tasks.items()}
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def check_time(deadline: float) -> None:
+    """Raise an error if the deadline is over."""
+    if time.perf_counter() > deadline:
+        raise NotRunError("skipped: no time left")
+
+
+class NotRunError(Exception):
+    """Something was not tried, and why: more memory is needed than is free, or more time."""
 
 
 def free_memory() -> int | None:
@@ -113,7 +163,7 @@ def free_memory() -> int | None:
 def reason(error: Exception) -> str:
     """Say in a few words why something failed."""
     text = str(error).strip()
-    if isinstance(error, _DoesNotFitError):
+    if isinstance(error, NotRunError):
         return text
     exhausted = any(sign in text.lower() for sign in ("resource_exhausted", "out of memory"))
     if exhausted or isinstance(error, MemoryError) or "can't allocate memory" in text:

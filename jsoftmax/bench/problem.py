@@ -62,6 +62,11 @@ class Problem(NamedTuple):
         """Return a parameter of the margin, such as its scale."""
         return float(np.asarray(getattr(self.angular_margin(), name)))
 
+    def scaled(self, factor: float) -> "Problem":
+        """Return the problem with so many times the rows and classes."""
+        rows, classes = (max(1, round(factor * n)) for n in (self.rows, self.classes))
+        return self._replace(rows=rows, classes=classes)
+
     def reduced(self) -> "Problem":
         """Return the problem at a size that numpy solves in float64 in about a second.
 
@@ -81,43 +86,70 @@ class Problem(NamedTuple):
         )
 
 
+PRESETS = {
+    "small": Problem(2048, 512, 32000),
+    "gemma-2-2b": Problem(8192, 2304, 256000, "bfloat16"),
+    "llama-3-8b": Problem(8192, 4096, 128256, "bfloat16"),
+    "face-1m": Problem(512, 512, 1_000_000, margin="arcface"),
+}
+
+
 def exact(problem: Problem, data: Data) -> tuple[float, np.ndarray, np.ndarray] | None:
     """Return the mean loss and the gradients of features and weight, in float64 numpy.
 
-    Uses the papers' formulas, for `nll` without margin, with ArcFace or CosFace; None for others.
+    Uses the papers' formulas, for `nll` and `focal` with any margin; None for other losses.
     """
-    if problem.loss != "nll" or problem.margin not in ("none", "arcface", "cosface"):
+    if problem.loss not in ("nll", "focal"):
         return None
-    labels, unit = np.asarray(data.labels), problem.margin != "none"
+    plain = js.AngularMargin(normalize_features=False, normalize_weight=False)
+    margin = problem.angular_margin() or plain
+    m1, m2, m3, scale, anneal = (
+        float(np.asarray(getattr(margin, name))) for name in ("m1", "m2", "m3", "scale", "anneal")
+    )
     x, w = (np.asarray(array, np.float64) for array in (data.features, data.weight))
-    rows, scale, slope = np.arange(len(x)), 1.0, 1.0
     lengths_x, lengths_w = (np.linalg.norm(v, axis=-1, keepdims=True) for v in (x, w))
-    if unit:
-        x, w, scale = x / lengths_x, w / lengths_w, problem.number("scale")
-    z = x @ w.T
-    if problem.margin == "arcface":
-        theta = np.arccos(np.clip(z[rows, labels], -1, 1))
-        turned = theta + problem.number("m2")
-        half_turns = turned // np.pi  # 1 beyond π, where φ is continued
-        sign = 1 - 2 * (half_turns % 2)
-        z[rows, labels] = sign * np.cos(turned) - 2 * half_turns
-        slope = sign * np.sin(turned) / np.sin(theta)
-    elif problem.margin == "cosface":
-        z[rows, labels] -= problem.number("m3")
-    z *= scale
+    x, w = x / lengths_x, w / lengths_w
+    size_x = np.ones_like(lengths_x) if margin.normalize_features else lengths_x
+    size_w = np.ones_like(lengths_w) if margin.normalize_weight else lengths_w
+    mine = np.arange(len(x)), np.asarray(data.labels)
+    score = x @ w.T
+    cosine = score[mine]
+    theta = np.arccos(np.clip(cosine, -1, 1))
+    turned = m1 * theta + m2
+    half_turns = turned // np.pi  # from 1 on, beyond π, φ is continued
+    sign = 1 - 2 * (half_turns % 2)
+    phi = sign * np.cos(turned) - 2 * half_turns - m3
+    score[mine] = (anneal * cosine + phi) / (1 + anneal)
+    slope = (anneal + sign * m1 * np.sin(turned) / np.sin(theta)) / (1 + anneal)
+    loss, dz = _loss_and_gradient(problem.loss, scale * size_x * size_w.T * score, mine)
+    d_score = scale * dz / len(x)
+    along_x = np.sum(d_score * size_w.T * score, 1, keepdims=True)
+    along_w = np.sum(d_score * size_x * score, 0)[:, None]
+    d_cosine = d_score * size_x * size_w.T
+    d_cosine[mine] *= slope
+    # A cosine does not change along a vector; what is not normalised is a product of its length.
+    dx, dw = d_cosine @ w, d_cosine.T @ x
+    dx = (dx - np.sum(dx * x, -1, keepdims=True) * x) / lengths_x
+    dw = (dw - np.sum(dw * w, -1, keepdims=True) * w) / lengths_w
+    dx = dx if margin.normalize_features else dx + along_x * x
+    dw = dw if margin.normalize_weight else dw + along_w * w
+    return loss, dx, dw
+
+
+def _loss_and_gradient(name, z, mine):
+    """Return the mean loss, and the gradients of each example's loss with respect to its logits."""
     top = z.max(-1, keepdims=True)
     e = np.exp(z - top)
     total = e.sum(-1, keepdims=True)
-    loss = float(np.mean(top[:, 0] + np.log(total[:, 0]) - z[rows, labels]))
-    dz = e / total
-    dz[rows, labels] -= 1
-    dz[rows, labels] *= slope
-    dz *= scale / len(x)
-    dx, dw = dz @ w, dz.T @ x
-    if unit:  # through the normalisation: project out the vector, divide by its norm
-        dx = (dx - np.sum(dx * x, -1, keepdims=True) * x) / lengths_x
-        dw = (dw - np.sum(dw * w, -1, keepdims=True) * w) / lengths_w
-    return loss, dx, dw
+    log_p, dz = z[mine] - (top + np.log(total))[:, 0], e / total
+    p = dz[mine]
+    dz[mine] = 0
+    others = dz.sum(-1)  # 1 - p would have no digits left where p is near 1
+    dz[mine] = -others
+    if name == "nll":
+        return float(np.mean(-log_p)), dz
+    factor = others**2 - 2 * p * others * log_p  # focal's γ is 2
+    return float(np.mean(-(others**2) * log_p)), factor[:, None] * dz
 
 
 def error(found: Any, answer: tuple[float, np.ndarray, np.ndarray], *, transposed: bool) -> float:
@@ -131,7 +163,7 @@ def error(found: Any, answer: tuple[float, np.ndarray, np.ndarray], *, transpose
         return float(abs(_float64(found) - loss) / abs(loss))
     found_dx, found_dw = map(_float64, found[1])
     pairs = ((found_dx, dx), (found_dw.T if transposed else found_dw, dw))
-    return max(float(np.max(np.abs(g - g64)) / np.max(np.abs(g64))) for g, g64 in pairs)
+    return float(np.max([np.max(np.abs(g - g64)) / np.max(np.abs(g64)) for g, g64 in pairs]))
 
 
 def _float64(x):

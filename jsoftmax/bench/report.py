@@ -1,11 +1,12 @@
 """Show the results of the benchmark: a table, a JSON file, and a figure over the class count."""
 
+import contextlib
 import json
 import os
 import statistics
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,8 +17,8 @@ from jsoftmax.bench.contestants import FLOOR
 from jsoftmax.bench.measure import Outcome, size
 from jsoftmax.bench.problem import Problem
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart. One colour per library; lines
-# are dotted for implementations that materialise the logits.
+# Okabe and Ito's colours, and three of Paul Tol's, which colour-blind readers can tell apart. One
+# colour per library; lines are dotted for implementations that materialise the logits.
 LOOKS = {
     FLOOR: ("0.45", "--", None),
     "jsoftmax": ("#0072B2", "-", "o"),
@@ -31,6 +32,9 @@ LOOKS = {
     "torch-chunked": ("#D55E00", "-", "P"),
     "torch-dense": ("#D55E00", ":", "^"),
     "torch-metric-learning": ("#D55E00", ":", "X"),
+    "liger": ("#882255", "-", "h"),
+    "apple-cce": ("#117733", "-", "d"),
+    "quack": ("#999933", "-", "p"),
 }
 
 STYLE = {
@@ -64,18 +68,21 @@ def table(comparison: Comparison) -> Table:
     """Return the outcomes as a table; the best time and memory, the floor aside, are in bold."""
     problem, outcomes = comparison
     of = "gradients, largest over largest" if problem.backward else "loss, relative"
-    shape = f"{problem.rows:,} rows × {problem.features:,} features × {problem.classes:,} classes"
+    with_error = any(outcome.error is not None for outcome in outcomes.values())
+    about_error = (
+        f"\nerror: of the {of}, against float64"
+        f"\n       in {_shape(problem.reduced())} (ours by blocks of a quarter)."
+    )
+    about_error = about_error if with_error else ""
     rows = Table(
-        title=f"{shape}, {problem.dtype}\n{_task(problem)}\n{machine()}",
+        title=in_words(problem),
         caption="ms: the median; min – max: of all rounds."
         f"\n× floor: times {FLOOR} of the same round, the median."
-        "\nmemory: temporary, beside arguments and results."
-        f"\nerror: of the {of}, against float64"
-        f"\n       in {_shape(problem.reduced())} (ours by blocks of a quarter).",
+        f"\nmemory: temporary, beside arguments and results.{about_error}",
         caption_justify="left",
     )
     rows.add_column("", no_wrap=True)
-    for name in ("ms", "min – max", "× floor", "memory", "error"):
+    for name in ("ms", "min – max", "× floor", "memory", *["error"] * with_error):
         rows.add_column(name, justify="right", no_wrap=name != "min – max")
     others = [outcome for name, outcome in outcomes.items() if name != FLOOR and outcome.times]
     fastest = min((statistics.median(o.times) for o in others), default=None)
@@ -83,7 +90,7 @@ def table(comparison: Comparison) -> Table:
     for name, outcome in outcomes.items():
         median = outcome.median
         if median is None:
-            rows.add_row(name, "", escape(outcome.failure or ""), "", "", "")
+            rows.add_row(name, "", escape(outcome.failure or ""), "", "")
             continue
         low, high = (milliseconds(bound(outcome.times)) for bound in (min, max))
         ratio = outcome.ratio(outcomes[FLOOR])
@@ -94,9 +101,15 @@ def table(comparison: Comparison) -> Table:
             f"{low} – {high}",
             "–" if ratio is None else f"{ratio:.2f}",
             _bold(memory, outcome.temporary == leanest and name != FLOOR and memory != "–"),
-            "–" if outcome.error is None else f"{outcome.error:.1e}",
+            *["–" if outcome.error is None else f"{outcome.error:.1e}"] * with_error,
         )
     return rows
+
+
+def in_words(problem: Problem) -> str:
+    """Return the shape, what is computed, and where, in three lines."""
+    shape = f"{problem.rows:,} rows × {problem.features:,} features × {problem.classes:,} classes"
+    return f"{shape}, {problem.dtype}\n{_task(problem)}\n{machine()}"
 
 
 def _shape(problem):
@@ -112,32 +125,40 @@ def _bold(text, best):
     return f"[bold]{text}[/bold]" if best else text
 
 
-def write_json(path: Path, runs: list[Comparison]) -> None:
-    """Write the problems, the device, the versions and every time in milliseconds as JSON."""
+def header() -> dict[str, Any]:
+    """Return the device, its driver or platform, and the versions of all libraries."""
     packages = ["jax", "jaxlib", "jsoftmax", "optax", "jax-cce", "tokamax", "torch", "entmax"]
+    packages += ["pytorch-metric-learning", "liger-kernel", "cut-cross-entropy", "quack-kernels"]
     versions = {}
-    for package in [*packages, "pytorch-metric-learning"]:
-        try:
+    for package in packages:
+        with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    content = {
-        "device": jax.devices()[0].device_kind,
+    device = jax.devices()[0]
+    driver = Path("/proc/driver/nvidia/version")
+    return {
+        "device": device.device_kind,
+        "platform": " ".join(device.client.platform_version.split()),
+        "driver": driver.read_text().splitlines()[0] if driver.exists() else None,
         "cores": os.cpu_count(),
         "versions": versions,
-        "runs": [
-            {
-                "problem": problem._asdict(),
-                "errors_at": problem.reduced()._asdict(),
-                "contestants": _entries(outcomes),
-            }
-            for problem, outcomes in runs
-        ],
     }
-    path.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _entries(outcomes):
+def write_json(path: Path, runs: list[Comparison]) -> None:
+    """Write the problems, the device, the versions and every time in milliseconds as JSON."""
+    found = [
+        {
+            "problem": problem._asdict(),
+            "errors_at": problem.reduced()._asdict(),
+            "contestants": entries(outcomes),
+        }
+        for problem, outcomes in runs
+    ]
+    path.write_text(json.dumps(header() | {"runs": found}, indent=1) + "\n")
+
+
+def entries(outcomes: dict[str, Outcome]) -> list[dict[str, Any]]:
+    """Return the outcomes for JSON."""
     return [{"name": k, "median": o.median} | o._asdict() for k, o in outcomes.items()]
 
 

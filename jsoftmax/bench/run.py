@@ -2,12 +2,17 @@
 
     python -m jsoftmax.bench [--preset P] [--rows N] [--features D] [--classes C] [--dtype T]
                              [--loss L] [--margin M] [--no-backward] [--scale F] [--repeats N]
-                             [--only NAME ...] [--json FILE] [--plot FILE] [--maps | --sparse]
+                             [--only NAME ...] [--json FILE] [--plot FILE]
+                             [--maps | --sparse | --tune]
+    python -m jsoftmax.bench --device-check [--skip PART ...] [--minutes M] [--scale F]
+                             [--repeats N] [--json FILE]
     python -m jsoftmax.bench --plan [--devices N ...] [--sample-rate R] [--preset P] [...]
 
 Compares the loss of a linear head and its gradients, computed by this library and by others, with
-the bare matrix products. A GPU or TPU needs no extra option. With --plan nothing is run: memory and
-communication of a training step over many devices are read from the compiled program.
+the bare matrix products. A GPU or TPU needs no extra option. --tune measures our block sizes at
+that shape. --device-check is for a machine that one has for ten minutes: all that is worth knowing
+of a new device, within a limit of time. With --plan nothing is run: memory and communication of a
+training step over many devices are read from the compiled program.
 """
 
 import os
@@ -28,28 +33,18 @@ try:
     from jsoftmax.bench import plan as bench_plan
     from jsoftmax.bench import plan_report, torch_contestants
     from jsoftmax.bench import report as bench_report
+    from jsoftmax.bench import tune as bench_tune
+    from jsoftmax.bench.cli import options
+    from jsoftmax.bench.device import check as device_check
 except ModuleNotFoundError as missing:
     sys.exit(f"The benchmark needs {missing.name!r}: pip install 'jsoftmax[bench]'")
 
-from jsoftmax.bench.cli import options
-from jsoftmax.bench.contestants import CONTESTANTS, FLOOR, Contestant
+from jsoftmax.bench.contestants import CONTESTANTS, FLOOR, Contestant, entrants
 from jsoftmax.bench.measure import Outcome, interleaved
 from jsoftmax.bench.problem import Problem, error, exact
 
 Advance = Callable[[str], None]
 Found = tuple[list[Any], RenderableType, list[str]]  # runs, what to print, and notes
-
-
-def entrants(problem: Problem, only: list[str] | None) -> tuple[list[Contestant], list[str]]:
-    """Return the contestants that take part, always with the floor, and notes on the others."""
-    wanted = [c for c in CONTESTANTS if not only or c.name in (*only, FLOOR)]
-    offered = [c for c in wanted if c.offered(problem)]
-    notes = []
-    if others := [c.name for c in wanted if not c.offered(problem)]:
-        notes.append(f"Not for this loss and margin: {', '.join(others)}")
-    if packages := list(dict.fromkeys(name for c in offered for name in c.missing())):
-        notes.append(f"Not installed: {', '.join(packages)} (pip install {' '.join(packages)})")
-    return [c for c in offered if not c.missing()], notes
 
 
 def compare(
@@ -76,7 +71,8 @@ def compare(
 
 def heads(problem: Problem, chosen, progress: Progress) -> Found:
     """Measure a linear head; return the runs, a table of the largest, and notes."""
-    contestants, notes = entrants(problem, chosen.only)
+    wanted = [c for c in CONTESTANTS if not chosen.only or c.name in (*chosen.only, FLOOR)]
+    contestants, notes = entrants(problem, wanted)
     if any("torch" in contestant.packages for contestant in contestants):
         notes.append(torch_contestants.device_in_words())
     counts = [problem.classes]
@@ -112,6 +108,17 @@ def maps(problem: Problem, chosen, progress: Progress) -> Found:
     return [run], bench_maps.table(compared, run), notes
 
 
+def tunings(problem: Problem, chosen, progress: Progress) -> Found:
+    """Measure block sizes; return what was found, a table, and what to do."""
+    task = progress.add_task("", total=len(bench_tune.grid(problem)) * (1 + chosen.repeats))
+
+    def advance(blocks: str) -> None:
+        progress.update(task, description=f"blocks of {blocks}", advance=1)
+
+    found = bench_tune.tuned(problem, chosen.repeats, advance)
+    return [found], bench_tune.table(found), bench_tune.advice(found)
+
+
 def plans(problem: Problem, chosen, progress: Progress) -> Found:
     """Compile training steps over many devices; return the plans, tables, and notes."""
     asked = ("preset", "rows", "features", "classes", "dtype", "loss", "margin", "sample_rate")
@@ -135,12 +142,11 @@ def plans(problem: Problem, chosen, progress: Progress) -> Found:
     return found, plan_report.tables(found), notes
 
 
-def main(
-    arguments: list[str] | None = None,
-) -> list[bench_report.Comparison] | list[bench_plan.Plan]:
+def main(arguments: list[str] | None = None) -> Any:
     """Run the benchmark and return its results.
 
-    One `Comparison` per class count, or with --plan one `Plan` per problem and device count.
+    One `Comparison` per class count; with --tune one `Tuned`; with --plan one `Plan` per problem
+    and device count; with --device-check what it writes as JSON.
     """
     chosen, problem = options(arguments, __doc__.split("\n")[0])
     # Without preallocation, so that torch can use the same GPU.
@@ -155,10 +161,18 @@ def main(
         transient=True,
         disable=not progress_console.is_terminal,
     )
+    if chosen.device_check:
+        with progress:
+            return device_check.run(chosen, console, progress)
+    measure, write = heads, bench_report.write_json
+    if chosen.maps or chosen.sparse:
+        measure = maps
+    elif chosen.tune:
+        measure, write = tunings, bench_tune.write_json
+    elif chosen.plan:
+        measure, write = plans, plan_report.write_json
     with progress:
-        measure = plans if chosen.plan else maps if chosen.maps or chosen.sparse else heads
         runs, table, notes = measure(problem, chosen, progress)
-    write = plan_report.write_json if chosen.plan else bench_report.write_json
     console.print(table)
     for note in notes:
         console.print(note, highlight=False, soft_wrap=True)

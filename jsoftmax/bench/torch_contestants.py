@@ -17,7 +17,7 @@ def dense(problem: Problem, data: Data) -> Runner:
         return functional.cross_entropy(x @ w.T, labels)
 
     # Log-probabilities, their gradient and that of the logits.
-    return _runner(problem, loss_fn, _tensors(data), arrays=3)
+    return runner(problem, loss_fn, tensors(data), arrays=3)
 
 
 def chunked(problem: Problem, data: Data) -> Runner:
@@ -30,13 +30,13 @@ def chunked(problem: Problem, data: Data) -> Runner:
     def loss_fn(x, w, labels):
         return nn.functional.linear_cross_entropy(x, w, labels, options=options)
 
-    return _runner(problem, loss_fn, _tensors(data), arrays=0)
+    return runner(problem, loss_fn, tensors(data), arrays=0)
 
 
 def metric_learning(problem: Problem, data: Data) -> Runner:
     """Prepare the loss module of pytorch-metric-learning with our weight."""
     torch, losses = import_module("torch"), import_module("pytorch_metric_learning.losses")
-    (x, w, labels), scale = _tensors(data), problem.number("scale")
+    (x, w, labels), scale = tensors(data), problem.number("scale")
     size = {"num_classes": problem.classes, "embedding_size": problem.features}
     if problem.margin == "arcface":  # in degrees
         module = losses.ArcFaceLoss(**size, margin=math.degrees(problem.number("m2")), scale=scale)
@@ -48,8 +48,8 @@ def metric_learning(problem: Problem, data: Data) -> Runner:
         return module(x, labels)
 
     # Cosines, the label mask, its product, logits, log-probabilities, and gradients.
-    runner = _runner(problem, loss_fn, (x, module.W, labels), arrays=7)
-    return runner._replace(transposed=True)
+    found = runner(problem, loss_fn, (x, module.W, labels), arrays=7)
+    return found._replace(transposed=True)
 
 
 def device_in_words() -> str:
@@ -60,35 +60,38 @@ def device_in_words() -> str:
     return f"torch {torch.__version__} runs on {place}."
 
 
-def _tensor(array):
+def tensor(array: Any) -> Any:
+    """Return a JAX array where torch runs."""
     torch = import_module("torch")
     return torch.from_dlpack(array).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _tensors(data):
-    x, w, labels = map(_tensor, data)
+def tensors(data: Data) -> tuple[Any, Any, Any]:
+    """Return features, weight and labels where torch runs."""
+    x, w, labels = map(tensor, data)
     return x, w, labels.long()
 
 
-def _runner(problem: Problem, loss_fn: Callable, tensors: Any, *, arrays: int) -> Runner:
+def runner(problem: Problem, loss_fn: Callable, given: Any, *, arrays: int) -> Runner:
     """Return the step of a loss; on a CPU it holds `arrays` arrays of rows x classes at once.
 
     On a CPU torch does not report its memory, and the system may kill a process that asks for too
     much. On CUDA it reports it, and running out is an ordinary exception.
     """
     torch = import_module("torch")
-    x, w, labels = tensors
+    x, w, labels = given
     results = 0
     if problem.backward:
         x, w = x.requires_grad_(), w.requires_grad_()
         results = x.nbytes + w.nbytes
     on_cuda = x.is_cuda
     before = 0
-    if on_cuda:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
 
     def step():
+        nonlocal before
+        if on_cuda:
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
         with torch.set_grad_enabled(problem.backward):
             found = loss_fn(x, w, labels)
         if problem.backward:
@@ -107,8 +110,8 @@ def _runner(problem: Problem, loss_fn: Callable, tensors: Any, *, arrays: int) -
 def on_logits(function: Callable, logits: Any, cotangent: Any) -> Runner:
     """Prepare a map of logits, or its vector-Jacobian product if `cotangent` is not None."""
     torch = import_module("torch")
-    z = _tensor(logits)
-    g = None if cotangent is None else _tensor(cotangent)
+    z = tensor(logits)
+    g = None if cotangent is None else tensor(cotangent)
     z = z if g is None else z.requires_grad_()
 
     def step():

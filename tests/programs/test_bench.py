@@ -159,10 +159,11 @@ def test_maps(kind, monkeypatch, capsys):
     assert run.outcomes[bench_maps.gradient_of(name)].times
 
 
-@pytest.mark.parametrize("margin", ["none", "arcface", "cosface"])
-def test_exact_gradients_are_those_of_the_exact_loss(margin):
-    # By central differences along a direction; that the loss is ours, the errors above say.
-    small = Problem(8, 16, 32, margin=margin)
+@pytest.mark.parametrize("loss", ["nll", "focal"])
+@pytest.mark.parametrize("margin", MARGINS)
+def test_exact_gradients_are_those_of_the_exact_loss(margin, loss):
+    # By central differences along a direction; that the loss is ours, the device check says.
+    small = Problem(8, 16, 32, loss=loss, margin=margin)
     data = small.data()
     _, dx, dw = exact(small, data)
     rng = np.random.default_rng(0)
