@@ -113,19 +113,20 @@ def _check(parser, chosen):
         if (value := getattr(chosen, name)) is not None and not 0 < value < float("inf"):
             parser.error(f"argument --{name}: expected a number above 0, got {value}")
     modes = ("maps", "sparse", "plan", "tune", "device_check")
-    if any(getattr(chosen, mode) for mode in modes) and (chosen.plot or chosen.only):
-        names = ", ".join(f"--{mode}" for mode in modes).replace("_", "-")
-        parser.error(f"--plot and --only do not go with any of {names}")
+    for mode in modes:
+        if getattr(chosen, mode) and (chosen.plot or chosen.only):
+            parser.error(f"--plot and --only do not go with --{mode.replace('_', '-')}")
     if not chosen.plan and (chosen.devices or chosen.sample_rate is not None):
         parser.error("--devices and --sample-rate only go with --plan")
     if not chosen.device_check and (chosen.skip or chosen.minutes is not None):
         parser.error("--skip and --minutes only go with --device-check")
     if chosen.device_check:
-        if asked := [name for name in Problem._fields if getattr(chosen, name, None) is not None]:
-            parser.error(
-                f"argument --{asked[0]}: --device-check has its own problems; leave it out, or "
-                "make all of them smaller with --scale"
-            )
+        for name in ("preset", *Problem._fields):
+            if getattr(chosen, name, None) is not None:
+                parser.error(
+                    f"argument --{name}: --device-check has its own problems; leave it out, or "
+                    "make all of them smaller with --scale"
+                )
         if set(chosen.skip) == set(PARTS):
             parser.error("argument --skip: no part is left; leave one out of the list")
     chosen.devices = chosen.devices or [8, 64, 512]

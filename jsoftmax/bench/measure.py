@@ -71,8 +71,8 @@ def interleaved(
 
     One that fails, or would not fit in memory, gets an outcome that says why; the others go on.
     With several `threads` they compile side by side. At three quarters of the time to `deadline`,
-    on the clock of `time.perf_counter`, no other is prepared; at the deadline no other is warmed
-    up, and rounds end after the first.
+    on the clock of `time.perf_counter`, no other is prepared; those that are take part in a round
+    at least, and after the deadline none begins.
     """
     started = time.perf_counter()
     prepared_by = started + 0.75 * (deadline - started)
@@ -94,7 +94,6 @@ def interleaved(
     # None runs before all are compiled: a GPU's compiler times its products on the device.
     for name, runner in list(runners.items()):
         try:
-            check_time(deadline)
             free = free_memory()
             if free is not None and runner.needed > free:
                 raise NotRunError(f"needs {size(runner.needed)}")

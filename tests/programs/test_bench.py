@@ -16,8 +16,9 @@ from jsoftmax.bench import maps as bench_maps
 from jsoftmax.bench import measure as bench_measure
 from jsoftmax.bench import report as bench_report
 from jsoftmax.bench import run as bench
-from jsoftmax.bench.cli import PRESETS, options
-from jsoftmax.bench.problem import LOSSES, MARGINS, Problem, exact
+from jsoftmax.bench.cli import options
+from jsoftmax.bench.device.check import PARTS
+from jsoftmax.bench.problem import LOSSES, MARGINS, PRESETS, Problem, exact
 
 pytestmark = pytest.mark.slow
 
@@ -27,8 +28,9 @@ OURS = ["jsoftmax", "jsoftmax-rows", "jsoftmax-classes", "jsoftmax-dense"]
 
 @pytest.fixture(autouse=True)
 def _standard_promotion():
-    with jax.numpy_dtype_promotion("standard"):  # optax is not strict
-        yield
+    jax.config.update("jax_numpy_dtype_promotion", "standard")  # optax is not strict
+    yield
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 def problem(*arguments):
@@ -67,9 +69,16 @@ def test_any_loss_and_margin_without_gradients(capsys):
 
 def test_what_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(bench_contestants, "find_spec", lambda name: None)
-    there, (note,) = bench.entrants(Problem(8, 4, 32), ["jax-cce", "jsoftmax-rows"])
-    assert [contestant.name for contestant in there] == [bench_contestants.FLOOR, "jsoftmax-rows"]
-    assert note == "Not installed: jax-cce (pip install jax-cce)"
+    names = ["jax-cce", "jsoftmax-rows", "quack"]
+    wanted = [c for c in bench_contestants.CONTESTANTS if c.name in names]
+    there, notes = bench_contestants.entrants(Problem(8, 4, 32), wanted)
+    assert [contestant.name for contestant in there] == ["jsoftmax-rows"]
+    only_on_cuda = "Only on a CUDA device: quack"
+    assert notes == [only_on_cuda, "Not installed: jax-cce (pip install jax-cce)"]
+    monkeypatch.setattr(bench_contestants.jax, "default_backend", lambda: "gpu")
+    _, (note,) = bench_contestants.entrants(Problem(8, 4, 32), wanted)
+    packages = "jax-cce, torch, quack-kernels (pip install jax-cce torch quack-kernels)"
+    assert note == f"Not installed: {packages}"
 
 
 def test_presets_options_and_scale():
@@ -90,7 +99,14 @@ def test_presets_options_and_scale():
         (["--repeats", "-1"], "--repeats: expected 1 or more, got -1"),
         (["--scale", "0"], "--scale: expected a number above 0, got 0.0"),
         (["--plot", "a.txt"], "--plot: expected .png, .pdf or .svg, got 'a.txt'"),
-        (["--maps", "--plot", "a.png"], "--plot and --only do not go with --maps and --sparse"),
+        (["--maps", "--plot", "a.png"], "--plot and --only do not go with --maps"),
+        (["--tune", "--only", "jsoftmax"], "--plot and --only do not go with --tune"),
+        (["--skip", "heads"], "--skip and --minutes only go with --device-check"),
+        (["--device-check", "--skip", "feet"], "invalid choice: 'feet'"),
+        (["--device-check", "--minutes", "0"], "--minutes: expected a number above 0, got 0.0"),
+        (["--device-check", "--rows", "8"], "--rows: --device-check has its own problems"),
+        (["--device-check", "--preset", "small"], "--preset: --device-check has its own"),
+        (["--device-check", "--skip", *PARTS], "--skip: no part is left"),
         (["--maps", "--sparse"], "not allowed with argument"),
         (["--json", "."], "--json: can not write '.': Is a directory"),
     ],

@@ -246,7 +246,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
         (["--plan", "--devices", "0"], "--devices: expected 1 or more, got 0"),
         (["--plan", "--sample-rate", "2"], "--sample-rate: expected in (0, 1], got 2.0"),
         (["--sample-rate", "0.1"], "--devices and --sample-rate only go with --plan"),
-        (["--plan", "--only", "jsoftmax"], "nor with --plan"),
+        (["--plan", "--only", "jsoftmax"], "--plot and --only do not go with --plan"),
         (["--plan", "--maps"], "not allowed with argument"),
     ],
 )

@@ -23,6 +23,7 @@ from jsoftmax.bench.problem import PRESETS, Problem
 
 _PRODUCT = re.compile(r'custom_call_target="[^"]*(gemm|matmul|dot)', re.IGNORECASE)
 _BETA = re.compile(r'"beta":1(\.0*)?[,}]')
+HEAD = PRESETS["llama-3-8b"]._replace(rows=4096)
 _BLOCKS = 4  # of rows
 
 
@@ -83,7 +84,7 @@ def _is_product(each):
 
 def inspected(limits: Limits) -> Iterator[Finding]:
     """Yield what was found in programs of a known head, with all classes at once and in blocks."""
-    head = PRESETS["llama-3-8b"]._replace(rows=4096).scaled(limits.scale)
+    head = HEAD.scaled(limits.scale)
     shown = Table(
         title=f"The weight's gradient, {head.classes:,} × {head.features:,}, over {_BLOCKS} blocks "
         "of rows",

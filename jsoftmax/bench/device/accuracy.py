@@ -183,7 +183,8 @@ def _worst(errors):
 
 
 def _cell(errors):
-    return "–" if any("failure" in e for e in errors) else f"{_worst(errors):.1e}"
+    measured = [e for e in errors if "failure" not in e]
+    return f"{_worst(measured):.1e}" if measured else "–"
 
 
 def _reasons(missing):
