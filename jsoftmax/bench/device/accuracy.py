@@ -57,7 +57,7 @@ def checked(limits: Limits) -> Iterator[Finding]:
         for dtype in BOUNDS
         for route in ROUTES
     ]
-    errors = _errors(cases, limits.share(1.2))
+    errors = _errors(cases, limits.share(1.3))
     yield Finding({"bounds": BOUNDS, "errors": errors}, _by_margin(errors))
     cases = [_Case(m, "float32", "classes", p) for p in PRECISIONS for m in ("none", "arcface")]
     errors = _errors(cases, limits)
@@ -137,10 +137,10 @@ def _by_margin(errors):
     shape = " × ".join(f"{n:,}" for n in _SHAPE)
     shown = Table(
         title=f"Errors of values and gradients against float64, {shape}: "
-        f"{len(beyond)} of {len(errors)} beyond the bounds",
-        caption="the largest of nll and focal, value and both gradients, relative to the largest"
-        "\nnumber; float32 at the highest precision. Bounds: "
-        + ", ".join(f"{dtype} {bound:.0e}" for dtype, bound in BOUNDS.items()),
+        f"{len(beyond)} of {len(errors)} beyond the bounds, {len(missing)} not measured",
+        caption="the largest of nll and focal, of value and gradients, relative to the largest"
+        "\nnumber; float32 at the highest precision; bounds "
+        + ", ".join(f"{bound:.0e} for {dtype}" for dtype, bound in BOUNDS.items()),
         caption_justify="left",
         **TIGHT,
     )

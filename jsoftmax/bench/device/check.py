@@ -44,7 +44,7 @@ def run(chosen: Namespace, console: Console, progress: Progress) -> dict[str, An
     def show(*shown: Any) -> None:
         progress.stop()  # or the line of progress would be printed among them
         for each in shown:
-            console.print(each, highlight=False)
+            console.print(each, highlight=False, soft_wrap=isinstance(each, str))
         progress.start()
         if chosen.json:
             chosen.json.write_text(json.dumps(report, indent=1) + "\n")

@@ -32,6 +32,10 @@ class _Function(NamedTuple):
 
 def measured(limits: Limits) -> Iterator[Finding]:
     """Yield times and memory for each shape and dtype."""
+    about = [
+        "× ours: times js of the same kind in the same round, the median; gradient: and value;",
+        "memory: temporary, beside arguments and results.",
+    ]
     cases = [(shape, dtype) for shape in SHAPES for dtype in ("bfloat16", "float32")]
     for i, ((rows, classes), dtype) in enumerate(cases):
         mine = limits.share(len(cases) - i)
@@ -48,7 +52,8 @@ def measured(limits: Limits) -> Iterator[Finding]:
             threads=THREADS,
         )
         entry = {"shape": shape, "dtype": dtype, "functions": entries(outcomes)}
-        yield Finding(entry, _table(shape, dtype, functions, outcomes))
+        table = _table(shape, dtype, functions, outcomes)
+        yield Finding(entry, Group(*(about if i == 0 else ()), table))
 
 
 def _functions() -> dict[str, _Function]:
@@ -84,12 +89,9 @@ def _prepared(each: _Function, logits: Any, labels: Any):
     return torch_contestants.on_logits(lambda z: each.function(z, indices), logits, cotangent)
 
 
-def _table(shape, dtype, functions, outcomes: dict[str, Outcome]) -> Group:
+def _table(shape, dtype, functions, outcomes: dict[str, Outcome]) -> Table:
     shown = Table(
         title=f"{shape[0]:,} × {shape[1]:,} logits, {dtype}",
-        caption="× ours: times js of the same kind in the same round, the median."
-        "\nmemory: temporary, beside arguments and results. gradient: with the value.",
-        caption_justify="left",
         **TIGHT,
     )
     shown.add_column("", no_wrap=True)
@@ -103,4 +105,4 @@ def _table(shape, dtype, functions, outcomes: dict[str, Outcome]) -> Group:
             "–" if ratio is None else f"{ratio:.2f}",
             "–" if outcome.temporary is None else size(outcome.temporary),
         )
-    return Group(shown)
+    return shown
