@@ -164,12 +164,19 @@ ENTRY %main (a: f32[64,8]) -> f32[64,8] {
 
 def test_accumulation_in_programs_of_a_gpu():
     def found(text):
-        return accumulate.accumulation(text, 64, 16, 8)
+        counts, lines = accumulate.accumulation(text, Problem(4, 8, 64), 16)
+        assert len(lines) >= counts.products / 4 + counts.adds
+        return counts
 
     adding = found(CUBLAS.replace("BETA", "1"))
     assert adding == (4, 4, 4, 0, 1)
     assert adding.in_words() == "the products add, in place"
     assert found(CUBLAS.replace("BETA", "0")) == (4, 0, 0, 0, 1)
+    (line, _) = accumulate.accumulation(TRITON, Problem(4, 8, 64), 16)[1]
+    assert line == (
+        "1 times, of dot, add: fused = f32[64,8]{1,0} "
+        "fusion(%x, %y, %z), kind=kCustom, calls=%gemm_computation"
+    )
     assert found(TRITON) == (1, 1, 0, 1, 0)
     assert found(TRITON).in_words() == "the products add"
     assert found("HloModule m").in_words() == "no product of that size was recognised"

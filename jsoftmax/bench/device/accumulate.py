@@ -7,6 +7,7 @@ Whether XLA does so is read from the compiled program.
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,13 +17,14 @@ from rich.markup import escape
 from rich.table import Table
 
 import jsoftmax as js
-from jsoftmax.bench.device.part import TIGHT, Finding, Limits
+from jsoftmax.bench.device.part import THREADS, TIGHT, Finding, Limits
 from jsoftmax.bench.hlo import Instruction, dimensions, executed
-from jsoftmax.bench.measure import check_time, reason
+from jsoftmax.bench.measure import ahead, check_time, reason
 from jsoftmax.bench.problem import PRESETS, Problem
 
 _PRODUCT = re.compile(r'custom_call_target="[^"]*(gemm|matmul|dot)', re.IGNORECASE)
 _BETA = re.compile(r'"beta":1(\.0*)?[,}]')
+_PASSED_ON = ("parameter", "tuple", "get-tuple-element", "bitcast", "while")  # nothing is computed
 HEAD = PRESETS["llama-3-8b"]._replace(rows=4096)
 _BLOCKS = 4  # of rows
 
@@ -51,26 +53,45 @@ class Accumulation(NamedTuple):
         return "products, then additions of their own" if self.adds else "products that do not add"
 
 
-def accumulation(text: str, classes: int, class_block: int, features: int) -> Accumulation:
-    """Read from a compiled program how the weight's gradient is accumulated."""
-    sizes = [sorted((classes, features)), sorted((class_block, features))]
-    products = accumulating = in_place = adds = copies = 0
+class _Found(NamedTuple):
+    """An instruction that makes such an array, how often it runs, and its parts of that size."""
+
+    instruction: Instruction
+    times: int
+    parts: list[Instruction]
+
+    def line(self) -> str:
+        """Return the instruction as it stands in the program, cut off where it gets long."""
+        name, shape, opcode, rest = self.instruction
+        inside = f", of {', '.join(part.opcode for part in self.parts)}" if self.parts else ""
+        return f"{self.times} times{inside}: {name} = {shape} {opcode}({rest}"[:2000]
+
+
+def _instructions(text: str, problem: Problem, class_block: int) -> list[_Found]:
+    features = problem.features
+    sizes = [sorted((problem.classes, features)), sorted((class_block, features))]
 
     def is_large(each: Instruction) -> bool:
         found = (sorted(n for n in lengths if n != 1) for lengths in dimensions(each.shape))
         return any(lengths in sizes for lengths in found)
 
-    for each, times, parts in executed(text):
-        if not is_large(each):
-            continue
-        large = [part for part in parts if is_large(part)]
-        sums = any(part.opcode == "add" for part in large)
-        if _is_product(each) or any(map(_is_product, large)):
+    return [
+        _Found(each, times, [part for part in parts if is_large(part)])
+        for each, times, parts in executed(text)
+        if is_large(each) and each.opcode not in _PASSED_ON
+    ]
+
+
+def _counted(instructions: list[_Found]) -> Accumulation:
+    products = accumulating = in_place = adds = copies = 0
+    for each, times, parts in instructions:
+        sums = any(part.opcode == "add" for part in parts)
+        texts = [part.rest for part in (each, *parts)]
+        if any(map(_is_product, (each, *parts))):
             products += times
-            adding = sums or any(_BETA.search(part.rest) for part in (each, *large))
+            adding = sums or any(map(_BETA.search, texts))
             accumulating += times * adding
-            aliased = any("output_to_operand_aliasing" in part.rest for part in (each, *large))
-            in_place += times * (adding and aliased)
+            in_place += times * (adding and any("output_to_operand_aliasing" in t for t in texts))
         elif sums or each.opcode == "add":
             adds += times
         elif each.opcode == "copy":
@@ -80,6 +101,12 @@ def accumulation(text: str, classes: int, class_block: int, features: int) -> Ac
 
 def _is_product(each):
     return each.opcode == "dot" or bool(_PRODUCT.search(each.rest))
+
+
+def accumulation(text: str, problem: Problem, class_block: int) -> tuple[Accumulation, list[str]]:
+    """Read from a compiled program how the weight's gradient is accumulated, and in which lines."""
+    found = _instructions(text, problem, class_block)
+    return _counted(found), [each.line() for each in found]
 
 
 def inspected(limits: Limits) -> Iterator[Finding]:
@@ -95,24 +122,26 @@ def inspected(limits: Limits) -> Iterator[Finding]:
     )
     for name in ("dtype", "classes", "products", "adding", "in place", "adds", "copies"):
         shown.add_column(name, justify="left" if name == "dtype" else "right")
+    cases = [
+        (head._replace(dtype=dtype), -(-head.classes // parts))
+        for dtype in ("bfloat16", "float32")
+        for parts in (1, 4)
+    ]
     found, words = [], []
-    for dtype in ("bfloat16", "float32"):
-        for parts in (1, 4):
-            problem = head._replace(dtype=dtype)
-            block = -(-problem.classes // parts)
+    with ahead({case: partial(_text, *case) for case in cases}, THREADS) as texts:
+        for case in cases:
+            problem, block = case
             entry: dict[str, Any] = {"problem": problem._asdict(), "class_block": block}
-            limits.advance(f"{dtype}, {block:,} classes")
+            limits.advance(f"{problem.dtype}, {block:,} classes")
             try:
                 check_time(limits.deadline)
-                counts = accumulation(
-                    _text(problem, block), problem.classes, block, problem.features
-                )
-                entry |= counts._asdict() | {"in_words": counts.in_words()}
-                shown.add_row(dtype, f"{block:,}", *map(str, counts))
+                counts, lines = accumulation(texts[case](), *case)
+                entry |= counts._asdict() | {"in_words": counts.in_words(), "lines": lines}
+                shown.add_row(problem.dtype, f"{block:,}", *map(str, counts))
             except Exception as failure:
                 entry |= {"failure": reason(failure), "in_words": reason(failure)}
             found.append(entry)
-            words.append(escape(f"{dtype}, {block:,} classes at once: {entry['in_words']}"))
+            words.append(escape(f"{problem.dtype}, {block:,} classes: {entry['in_words']}"))
     yield Finding({"programs": found}, Group(shown, *words))
 
 
