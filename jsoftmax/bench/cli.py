@@ -1,4 +1,4 @@
-"""The command line of the benchmark, and its presets."""
+"""The command line of the benchmark."""
 
 import argparse
 import tempfile

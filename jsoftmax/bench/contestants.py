@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,12 +79,25 @@ def in_jax(
 def jsoftmax_blocks(problem: Problem, *, by: str | None = None) -> Callable:
     """`linear_loss`, with the blocks that it chooses, or by rows, or by classes."""
     rows, classes, pieces = problem.rows, problem.classes, problem.blocks
-    options: dict[str, Any] = {"margin": problem.angular_margin()}
+    options: dict[str, int] = {}
     if by == "rows" or (pieces and by is None):
         options["row_block"] = -(-rows // pieces) if pieces else max(256, 4 * problem.features // 5)
     if by == "classes" or pieces:
         options["class_block"] = -(-classes // pieces) if pieces else max(1024, 2**22 // rows)
-    return lambda x, w, y: js.linear_loss(x, w, y, problem.loss_function(), **options)
+    return in_blocks(problem, **options)
+
+
+def in_blocks(
+    problem: Problem, *, row_block: int | None = None, class_block: int | None = None
+) -> Callable:
+    """`linear_loss` with the given blocks."""
+    return partial(
+        js.linear_loss,
+        loss=problem.loss_function(),
+        margin=problem.angular_margin(),
+        row_block=row_block,
+        class_block=class_block,
+    )
 
 
 def jsoftmax_dense(problem: Problem) -> Callable:

@@ -1,8 +1,7 @@
 """The contestants of the benchmark that are CUDA kernels for torch.
 
 Each is called as its users call it, with its own choice of blocks and precision: Liger accumulates
-the weight's gradient in the dtype of the weight, and Apple's leaves out gradients that bfloat16
-would round away.
+the weight's gradient in the dtype of the weight, and Apple's leaves out the smallest gradients.
 """
 
 from importlib import import_module

@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 
 import jax
-from rich import box
 from rich.console import Group
 from rich.table import Table
 
 from jsoftmax.bench.measure import size
 from jsoftmax.bench.plan import Plan
+from jsoftmax.bench.report import TIGHT
 
 LEGEND = [
     "Of one device, as compiled for CPU devices:",
@@ -26,9 +26,7 @@ def tables(plans: list[Plan]) -> Group:
     """Return the plans as tables, one per kind of problem."""
     shown = []
     for task, group in itertools.groupby(plans, _task):
-        # Narrow enough for the 80 columns of a terminal.
-        tight = {"padding": (0, 1, 0, 0), "pad_edge": False, "show_edge": False}
-        rows = Table(title=task, box=box.SIMPLE_HEAD, **tight)
+        rows = Table(title=task, show_edge=False, **TIGHT)
         names = ("classes", "devices", "memory", "state", "temporary", "÷", "sent", "÷", "calls")
         for name in names:
             rows.add_column(name, justify="right", no_wrap=True)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -36,6 +37,9 @@ LOOKS = {
     "apple-cce": ("#117733", "-", "d"),
     "quack": ("#999933", "-", "p"),
 }
+
+# Tables narrow enough for the 80 columns of a terminal.
+TIGHT: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
 
 STYLE = {
     "font.size": 9,

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-import jsoftmax as js
-from jsoftmax.bench.contestants import in_jax
-from jsoftmax.bench.measure import Outcome, Runner, interleaved, size
-from jsoftmax.bench.problem import Data, Problem
-from jsoftmax.bench.report import header, in_words, milliseconds
+from jsoftmax.bench.contestants import in_blocks, in_jax
+from jsoftmax.bench.measure import Outcome, interleaved, size
+from jsoftmax.bench.problem import Problem
+from jsoftmax.bench.report import TIGHT, header, in_words, milliseconds
 from jsoftmax.blockwise.block_sizes import BlockSizes, block_sizes
 
 
@@ -82,20 +80,12 @@ def tuned(
     """Measure the grid, in turns."""
     data = problem.data()
     points = {", ".join(_cells(point)[:2]): point for point in grid(problem)}
-    prepare = {name: partial(_prepared, problem, data, point) for name, point in points.items()}
+    prepare = {
+        name: partial(in_jax, partial(in_blocks, **point.arguments), problem, data)
+        for name, point in points.items()
+    }
     outcomes = interleaved(prepare, rounds, advance, deadline=deadline, threads=threads)
     return Tuned(problem, {points[name]: outcome for name, outcome in outcomes.items()})
-
-
-def _prepared(problem: Problem, data: Data, point: Point) -> Runner:
-    margin = problem.angular_margin()
-
-    def make(problem: Problem) -> Callable:
-        loss = problem.loss_function()
-        options: dict[str, Any] = {"margin": margin, **point.arguments}
-        return lambda x, w, labels: js.linear_loss(x, w, labels, loss, **options)
-
-    return in_jax(make, problem, data)
 
 
 def table(found: Tuned) -> Table:
@@ -108,15 +98,11 @@ def table(found: Tuned) -> Table:
         "\nms: the median. × best: times the best of the same round, the median."
         "\nmemory: temporary, beside arguments and results.",
         caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
+        **TIGHT,
     )
     for name in ("row_block", "class_block", "block", "products", "ms", "× best", "memory"):
         shown.add_column(name, justify="right", no_wrap=name != "ms")
-    order = sorted(outcomes, key=lambda point: outcomes[point].median or math.inf)
-    for point in order:
-        outcome = outcomes[point]
+    for point, outcome in sorted(outcomes.items(), key=lambda item: item[1].median or math.inf):
         median, ratio = outcome.median, outcome.ratio(outcomes[best] if best else None)
         memory = "–" if outcome.temporary is None else size(outcome.temporary)
         shown.add_row(

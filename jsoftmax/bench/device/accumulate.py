@@ -17,10 +17,11 @@ from rich.markup import escape
 from rich.table import Table
 
 import jsoftmax as js
-from jsoftmax.bench.device.part import THREADS, TIGHT, Finding, Limits
+from jsoftmax.bench.device.part import THREADS, Finding, Limits
 from jsoftmax.bench.hlo import Instruction, dimensions, executed
 from jsoftmax.bench.measure import ahead, check_time, reason
 from jsoftmax.bench.problem import PRESETS, Problem
+from jsoftmax.bench.report import TIGHT
 
 _PRODUCT = re.compile(r'custom_call_target="[^"]*(gemm|matmul|dot)', re.IGNORECASE)
 _BETA = re.compile(r'"beta":1(\.0*)?[,}]')

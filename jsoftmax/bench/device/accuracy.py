@@ -18,9 +18,10 @@ from rich.markup import escape
 from rich.table import Table
 
 import jsoftmax as js
-from jsoftmax.bench.device.part import TIGHT, Finding, Limits
+from jsoftmax.bench.device.part import Finding, Limits
 from jsoftmax.bench.measure import ahead, check_time, reason
 from jsoftmax.bench.problem import MARGINS, Data, Problem, error, exact
+from jsoftmax.bench.report import TIGHT
 
 LOSSES = {"nll": js.cross_entropy, "focal": js.focal_loss}  # by name of statistics: of logits
 ROUTES = ("rows", "classes", "dense")

@@ -1,13 +1,11 @@
 """Known heads on a device: value and gradients by this library's routes, and by others."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 from rich.console import Group
 
-import jsoftmax as js
-from jsoftmax.bench.contestants import CONTESTANTS, Contestant, entrants, in_jax
+from jsoftmax.bench.contestants import CONTESTANTS, Contestant, entrants, in_blocks, in_jax
 from jsoftmax.bench.device.part import THREADS, Finding, Limits
 from jsoftmax.bench.measure import interleaved
 from jsoftmax.bench.problem import PRESETS, Problem
@@ -54,14 +52,11 @@ def compared(limits: Limits) -> Iterator[Finding]:
 
 def _row_blocks(problem: Problem) -> list[Contestant]:
     """Return our loss by blocks of rows, each with all classes at once."""
-
-    def loss_in_blocks(problem: Problem, *, rows: int) -> Callable:
-        loss, margin = problem.loss_function(), problem.angular_margin()
-        blocks: dict[str, Any] = {"row_block": rows, "class_block": problem.classes}
-        return lambda x, w, labels: js.linear_loss(x, w, labels, loss, margin=margin, **blocks)
-
     sizes = sorted({problem.rows, -(-problem.rows // 2), min(1024, problem.rows)}, reverse=True)
     return [
-        Contestant(f"jsoftmax, {rows:,} rows", partial(in_jax, partial(loss_in_blocks, rows=rows)))
+        Contestant(
+            f"jsoftmax, {rows:,} rows",
+            partial(in_jax, partial(in_blocks, row_block=rows, class_block=problem.classes)),
+        )
         for rows in sizes
     ]

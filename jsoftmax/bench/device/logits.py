@@ -15,9 +15,9 @@ from rich.table import Table
 
 import jsoftmax as js
 from jsoftmax.bench import torch_contestants
-from jsoftmax.bench.device.part import THREADS, TIGHT, Finding, Limits
+from jsoftmax.bench.device.part import THREADS, Finding, Limits
 from jsoftmax.bench.measure import Outcome, compiled, interleaved, size
-from jsoftmax.bench.report import entries, milliseconds
+from jsoftmax.bench.report import TIGHT, entries, milliseconds
 
 SHAPES = [(2048, 32_000), (65_536, 1000), (8192, 128_256)]
 

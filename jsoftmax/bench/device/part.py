@@ -5,13 +5,11 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from rich import box
 from rich.console import RenderableType
 
-# Compiling is most of the time. Side by side it takes a third, with memory for a few programs.
+# Compiling takes most of the time, so programs are compiled side by side: not more, since a GPU's
+# compiler tries products on operands of its own.
 THREADS = min(4, os.cpu_count() or 1)
-# Tables narrow enough for the 80 columns of a terminal.
-TIGHT: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
 
 
 class Limits(NamedTuple):
