@@ -120,14 +120,17 @@ def advice(found: Tuned) -> list[str]:
     rule, best = next(iter(found.outcomes)), found.best
     if best is None:
         return ["Nothing could be measured."]
-    chosen = found.outcomes[rule]
+    chosen, other = found.outcomes[rule], found.outcomes[best]
     blocks = f"{rule.blocks.rows:,} × {rule.blocks.classes:,}"
     if best == rule:
         return [f"The rule's blocks, {blocks}, are the best: give no row_block or class_block."]
     arguments = ", ".join(f"{name}={value}" for name, value in best.arguments.items())
-    ratio = chosen.ratio(found.outcomes[best])
+    ratio = chosen.ratio(other)
     far = f"failed: {chosen.failure}" if ratio is None else f"take {ratio:.2f} times the best"
-    return [f"The rule's blocks, {blocks}, {far}.", f"To have the best: {arguments}"]
+    if chosen.times and min(chosen.times) <= max(other.times):
+        far += ", though some of its rounds are as fast"
+    memory = "" if other.temporary is None else f", with {size(other.temporary)} of memory"
+    return [f"The rule's blocks, {blocks}, {far}.", f"To have the best{memory}: {arguments}"]
 
 
 def _cells(point):
