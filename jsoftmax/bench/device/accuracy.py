@@ -7,6 +7,7 @@ many devices keep fewer digits unless asked; a second table shows what that cost
 
 import collections
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -34,7 +35,7 @@ _BLOCKS: dict[str, dict[str, Any]] = {
     "rows": {"row_block": 24, "class_block": 350},
     "classes": {"class_block": 350},
 }
-_THREADS = 8  # the programs take no memory to speak of
+_THREADS = min(8, os.cpu_count() or 1)  # the programs take no memory to speak of
 
 
 class _Case(NamedTuple):
@@ -139,8 +140,8 @@ def _by_margin(errors):
     shown = Table(
         title=f"Errors of values and gradients against float64, {shape}: "
         f"{len(beyond)} of {len(errors)} beyond the bounds, {len(missing)} not measured",
-        caption="the largest of nll and focal, of value and gradients, relative to the largest"
-        "\nnumber; float32 at the highest precision; bounds "
+        caption="Of nll and focal, value and gradients, the largest, over the largest number."
+        "\nfloat32 is at the highest precision. Bounds: "
         + ", ".join(f"{bound:.0e} for {dtype}" for dtype, bound in BOUNDS.items()),
         caption_justify="left",
         **TIGHT,
