@@ -1,10 +1,13 @@
 """`LogitStats` of logits that are in memory: all classes in one block.
 
-The same statistics as by blocks, in one reduction with a derivative rule of its own, so that the
-logits, which are there anyway, are the only array of their size that the backward pass needs.
+`logit_stats` gives what any loss may read. The losses on logits take `centred_stats`, which for a
+label per example are those of centred.py. The others are the same statistics as by blocks, in one
+reduction with a derivative rule of its own, so that the logits, which are there anyway, are the
+only array of their size that the backward pass needs.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +19,7 @@ from jsoftmax.core.arguments import as_logits, integer_labels, normalize_axis
 from jsoftmax.core.dtypes import to_compute_dtype
 from jsoftmax.core.masking import class_mask, mask_classes
 from jsoftmax.core.numerics import multiply_no_nan, neg_inf_to_zero
+from jsoftmax.stats.centred import reduce_centred
 from jsoftmax.stats.labels import at_label, at_labels, check_labels, is_any_label, is_label
 from jsoftmax.stats.logit_stats import LogitStats
 from jsoftmax.stats.statistics import (
@@ -73,30 +77,31 @@ def centred_stats(
     With logits around 1e6 a float32 `others` has only 0.06 of resolution left. Most losses do not
     depend on the shift, so they use this form. Labels are integers `[...]`, or lists `[..., K]`,
     of which each class in its turn is the true one; `where` has the shape of the logits. Of the
-    optional fields those are computed that a loss reads.
+    optional fields those are computed that a loss reads; another is None.
     """
-    return _stats(logits, labels, where, fields, centred=True)
+    if labels.ndim == logits.ndim:
+        return _stats(logits, labels, where, fields, centred=True)
+    found = reduce_centred(logits, labels, where, with_mean="mean" in fields)
+    target = jnp.where(_unmasked_label(logits, labels, where), found.target, -jnp.inf)
+    absent: Any = None
+    return LogitStats(target, found.others, absent, found.mean), found.top
 
 
 def class_stats(logits: Array, where: Array | None) -> LogitStats:
     """Return the centred stats of every class as if it were the label: fields `[..., classes]`.
 
-    Without the mean. For the largest logit they come from `centred_stats`. Any other class has
-    p <= 1/2, so that its `others` is `logsumexp + log1p(-p)` without loss.
+    Target and others only. For the largest logit they come from `centred_stats`. Any other class
+    has p <= 1/2, so that its `others` is `logsumexp + log1p(-p)` without loss.
     """
     z = mask_classes(to_compute_dtype(logits), where)
     first = jnp.argmax(z, -1)
     stats, shift = centred_stats(z, first, where)
     top = jax.tree.map(lambda field: field[..., None], stats)
-    is_top = is_label(z, first)
     d = jnp.where(z == -jnp.inf, -jnp.inf, z - shift[..., None])
     total = top.logsumexp
-    p = jnp.where(is_top, 0, jnp.exp(d - neg_inf_to_zero(total)))
-    return top._replace(
-        target=d,
-        others=jnp.where(is_top, top.others, total + jnp.log1p(-p)),
-        runner_up=jnp.where(is_top, top.runner_up, top.target),
-    )
+    p = jnp.where(is_label(z, first), 0, jnp.exp(d - neg_inf_to_zero(total)))
+    others = jnp.where(is_label(z, first), top.others, total + jnp.log1p(-p))
+    return top._replace(target=d, others=others)
 
 
 def _stats(logits, labels, where, fields, *, centred):
@@ -106,14 +111,19 @@ def _stats(logits, labels, where, fields, *, centred):
         labels, logits = labels.reshape(-1, shape[-1]), logits.reshape(-1, classes)
         where = None if where is None else where.reshape(-1, classes)
     target, runner_up, others = _reduce(fields, logits, labels, where)
-    unmasked = jnp.ones(labels.shape, bool)
-    if where is not None:
-        index = labels if labels.ndim == logits.ndim else labels[..., None]
-        index = jnp.clip(index, 0, classes - 1)
-        unmasked = jnp.take_along_axis(where, index, -1).reshape(labels.shape)
-        unmasked |= (labels < 0) | (labels >= classes)  # it stays NaN
+    unmasked = _unmasked_label(logits, labels, where)
     made = to_stats(target, labels, unmasked, runner_up, others, fields, centred=centred)
     return jax.tree.map(lambda x: x.reshape(shape), made)
+
+
+def _unmasked_label(logits, labels, where):
+    """Return in the shape of the labels whether `where` keeps them; one out of range counts."""
+    if where is None:
+        return jnp.ones(labels.shape, bool)
+    classes = logits.shape[-1]
+    index = labels if labels.ndim == logits.ndim else labels[..., None]
+    kept = jnp.take_along_axis(where, jnp.clip(index, 0, classes - 1), -1).reshape(labels.shape)
+    return kept | (labels < 0) | (labels >= classes)  # its target stays NaN
 
 
 def _reduce(fields, logits, labels, where):
