@@ -62,4 +62,4 @@ def bi_tempered_loss(
     # The checkpoint saves log p and q, not the dozen intermediate arrays of the divergence.
     log_p = log_entmax(d, alpha2)
     losses = jnp.sum(jax.checkpoint(divergence)(q, log_p, alpha1), -1)
-    return jnp.where(aligned.ignored, 0, losses)
+    return aligned.without_ignored(losses)

@@ -59,4 +59,4 @@ def _squared_distance(aligned):
     )
     of_top = jnp.where(u > 0, (1 - q) - rest, sigmoid(u) - q)
     residual = jnp.where(is_top, of_top, rest * jnp.exp(relative) - q)
-    return jnp.where(aligned.ignored, 0, jnp.sum(jnp.square(residual), -1))
+    return aligned.without_ignored(jnp.sum(jnp.square(residual), -1))

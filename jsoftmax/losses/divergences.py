@@ -49,7 +49,8 @@ def kl_divergence(
       >>> js.kl_divergence(jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0]))
       Array(1.3133, dtype=float32)
     """
-    logits, q, _, where, _ = _aligned(logits, target_probs, axis, where)
+    inputs = _aligned(logits, target_probs, axis, where)
+    logits, q, where = inputs.logits, inputs.labels, inputs.where
     z, _ = centred(logits, -1, where)
     stats, _, below = from_top(z, where, ())
     q = cast_like(q, z)
@@ -89,7 +90,8 @@ def js_divergence(
       >>> js.js_divergence(jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0]))
       Array(0.3654, dtype=float32)
     """
-    logits, q, _, where, _ = _aligned(logits, target_probs, axis, where)
+    inputs = _aligned(logits, target_probs, axis, where)
+    logits, q, where = inputs.logits, inputs.labels, inputs.where
 
     @jax.checkpoint
     def divergence(logits, q):

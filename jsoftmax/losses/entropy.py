@@ -91,6 +91,6 @@ def confidence_penalty_loss(
         loss = cross_entropy(z, labels, axis=axis, where=where, ignore_index=ignore_index)
         aligned = loss_inputs(z, labels, axis, where, ignore_index)
         penalty = cast_like(beta, loss) * entropy(aligned.logits, where=aligned.where)
-        return loss - jnp.where(aligned.ignored, 0, penalty)
+        return loss - aligned.without_ignored(penalty)
 
     return penalised(logits)

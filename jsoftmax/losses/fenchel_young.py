@@ -131,7 +131,7 @@ def entmax_loss(
     order = broadcast_alpha(per_example("alpha", alpha, z, axis), top)
     power = {2.0: 1, 1.5: 2}.get(alpha) if isinstance(alpha, (int, float)) else None
     p = power_map(d, power) if power else log_entmax(d, order)
-    return jnp.where(aligned.ignored, 0, _fenchel_young(power, d, q, p, order))
+    return aligned.without_ignored(_fenchel_young(power, d, q, p, order))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

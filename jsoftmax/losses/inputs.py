@@ -5,16 +5,19 @@ The classes come last, and ignored examples are neutralised.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jsoftmax.checks import check_values
 from jsoftmax.core.arguments import (
     as_labels,
     as_logits,
+    check_at_least,
     check_broadcasts,
     is_distribution,
+    is_static,
     normalize_axis,
 )
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
@@ -34,11 +37,33 @@ from jsoftmax.stats.logit_stats import LogitStats
 class LossInputs(NamedTuple):
     """Arguments of a loss on logits, checked, with the classes as the last axis."""
 
-    logits: Array  # [..., classes]
+    given: Array  # the logits [..., classes]
+    logits: Array  # the same, 0 where the example is ignored
     labels: Array  # integers [...] or [..., K], or a distribution [..., classes]
     probs: Array | None  # those of SparseLabels
     where: Array | None  # [..., classes]
-    ignored: Array | bool  # [...]
+    ignored: Array | None  # booleans [...]; None without `ignore_index`
+
+    def stats(
+        self, fields: tuple[str, ...] = (), temperature: Array | None = None
+    ) -> tuple[LogitStats, Array]:
+        """Return the centred stats of the labels and their shift; 0 where the example is ignored.
+
+        The ignored logits are not replaced before, which would be one more pass over them: they
+        get no gradient, and what is reduced from them is replaced.
+        """
+        ignored = self.ignored
+        if ignored is None:
+            return centred_stats(self.logits, self.labels, self.where, fields, temperature)
+        kept = self.logits
+        if temperature is None:  # which would get a gradient
+            kept = jnp.where(ignored[..., None], lax.stop_gradient(self.given), self.given)
+        found = centred_stats(kept, self.labels, self.where, fields, temperature)
+        return jax.tree.map(lambda x: jnp.where(ignored, 0, x), found)
+
+    def without_ignored(self, losses: Array) -> Array:
+        """Return losses `[...]`, 0 where the example is ignored."""
+        return losses if self.ignored is None else jnp.where(self.ignored, 0, losses)
 
     def whole(self) -> tuple[Array, Array]:
         """Return logits and labels as a distribution `[..., classes]`, in float32 or wider.
@@ -81,7 +106,7 @@ def loss_inputs(
     if where is not None:
         where = jnp.broadcast_to(class_mask(where, logits.shape), logits.shape)
         where = jnp.moveaxis(where, axis, -1)
-    probs, ignored = None, False
+    probs, ignored = None, None
     examples = logits.shape[:axis] + logits.shape[axis + 1 :]
     if isinstance(labels, SparseLabels):
         labels, probs = check_sparse_labels(labels, examples)
@@ -90,7 +115,7 @@ def loss_inputs(
     soft = is_distribution(labels)
     if soft and labels.ndim == logits.ndim:
         labels = jnp.moveaxis(labels, axis, -1)
-    logits = jnp.moveaxis(logits, axis, -1)
+    given = logits = jnp.moveaxis(logits, axis, -1)
     if probs is None:
         check_labels(logits, labels, name)
     if ignore_index is not None:
@@ -104,7 +129,7 @@ def loss_inputs(
         logits = jnp.where(ignored[..., None], 0, logits)
         where = where if where is None else where | ignored[..., None]
     check_values(logits, labels, logits.shape[-1])
-    return LossInputs(logits, labels, probs, where, ignored)
+    return LossInputs(given, logits, labels, probs, where, ignored)
 
 
 def per_example(name: str, value: ArrayLike, logits: Array, axis: int) -> ArrayLike:
@@ -116,6 +141,18 @@ def per_example(name: str, value: ArrayLike, logits: Array, axis: int) -> ArrayL
     value = jnp.asarray(value)
     check_broadcasts(name, value, tuple(shape), "one for every example")
     return jnp.moveaxis(jnp.broadcast_to(value, shape), axis, -1)
+
+
+def temperature_by_example(value: ArrayLike, logits: Array, axis: int) -> Array | None:
+    """Return the temperature in the shape of the examples, or None if it is statically 1."""
+    if is_static(value, 1):
+        return None
+    check_at_least("temperature", value, 0, strict=True)
+    temperature = to_compute_dtype(per_example("temperature", value, logits, axis))
+    if temperature.ndim:
+        temperature = temperature[..., 0]
+    temperature = cast_like(temperature, to_compute_dtype(logits))
+    return jnp.broadcast_to(temperature, logits.shape[:-1])
 
 
 def from_top(

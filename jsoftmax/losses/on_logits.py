@@ -17,13 +17,13 @@ from jsoftmax.core.arguments import (
     is_distribution,
     is_static,
 )
-from jsoftmax.core.dtypes import cast_like, to_compute_dtype
-from jsoftmax.core.masking import centred
-from jsoftmax.core.numerics import multiply_no_nan, neg_inf_to_zero
-from jsoftmax.losses.inputs import from_top, loss_inputs, per_example
+from jsoftmax.core.dtypes import cast_like
+from jsoftmax.core.numerics import multiply_no_nan
+from jsoftmax.losses.inputs import loss_inputs, temperature_by_example
 from jsoftmax.losses.of_stats import focal, gce, mae, nll, poly1, sce
 from jsoftmax.losses.protocol import on_centred
-from jsoftmax.stats.dense import centred_stats, class_stats
+from jsoftmax.stats.centred import Rows, distance_from_top
+from jsoftmax.stats.dense import class_stats, stats_of_rows
 from jsoftmax.stats.labels import SparseLabels
 from jsoftmax.stats.logit_stats import LogitStats
 
@@ -72,36 +72,28 @@ def cross_entropy(
       >>> js.cross_entropy(jnp.array([[0.0, 1.0]]), jnp.array([[0.9, 0.1]]))
       Array([1.2133], dtype=float32)
     """
-    logits, labels, probs, where, ignored = loss_inputs(logits, labels, axis, where, ignore_index)
-    temperature = per_example("temperature", temperature, logits, axis)
-    soft, below = is_distribution(labels), None
-    if soft or not is_static(temperature, 1):
-        z, top = centred(logits, -1, where, temperature)
-        offset = (neg_inf_to_zero(top) / cast_like(temperature, top))[..., 0]
-    else:
-        z, offset = logits, jnp.zeros(logits.shape[:-1], to_compute_dtype(logits).dtype)
+    inputs = loss_inputs(logits, labels, axis, where, ignore_index)
+    by_example = temperature_by_example(temperature, inputs.logits, axis)
     fields = () if is_static(label_smoothing, 0) else ("mean",)
-    if soft:
-        stats, shift, below = from_top(z, where, fields)
-    else:
-        stats, shift = centred_stats(z, labels, where, fields)
-    if probs is not None:
-        offset = offset[..., None]
-    options = {"label_smoothing": label_smoothing, "z_loss": z_loss}
-    loss = on_centred(partial(nll, **options))(stats, shift + offset)
+    loss_of = on_centred(partial(nll, label_smoothing=label_smoothing, z_loss=z_loss))
+    classes = inputs.logits.shape[-1]
+    weights = jnp.ones(classes) if class_weight is None else jnp.asarray(class_weight)
+    check_shape("class_weight", weights, (classes,), "a weight for every class")
 
-    weights = jnp.ones(logits.shape[-1:]) if class_weight is None else jnp.asarray(class_weight)
-    check_shape("class_weight", weights, logits.shape[-1:], "a weight for every class")
-    weights = cast_like(weights, loss)
-    if below is not None:
-        q = cast_like(labels, loss) * weights
-        farther = jnp.sum(multiply_no_nan(q, below), -1)
-        unsmoothed = 1 - cast_like(label_smoothing, loss)
-        return multiply_no_nan(jnp.sum(q, -1), loss) + unsmoothed * farther
-    loss = multiply_no_nan(weights.at[labels].get(mode="clip"), loss)
-    if probs is not None:
-        return jnp.sum(multiply_no_nan(cast_like(probs, loss), loss), -1)
-    return jnp.where(ignored, 0, loss)
+    if is_distribution(inputs.labels):
+        rows = Rows(inputs.logits, None, inputs.where, by_example)
+        stats, shift, top = stats_of_rows(rows, fields)
+        of_top = loss_of(stats, shift)
+        q = cast_like(inputs.labels, of_top) * cast_like(weights, of_top)
+        unsmoothed = 1 - cast_like(label_smoothing, of_top)
+        farther = unsmoothed * distance_from_top(rows, q, top)
+        return multiply_no_nan(jnp.sum(q, -1), of_top) + farther
+
+    loss = loss_of(*inputs.stats(fields, by_example))
+    loss = multiply_no_nan(cast_like(weights, loss).at[inputs.labels].get(mode="clip"), loss)
+    if inputs.probs is not None:
+        return jnp.sum(multiply_no_nan(cast_like(inputs.probs, loss), loss), -1)
+    return inputs.without_ignored(loss)
 
 
 def focal_loss(
@@ -268,11 +260,11 @@ def _on_logits(
     loss: Callable[[LogitStats], Array], logits, labels, axis, where, ignore_index
 ) -> Array:
     """Evaluate a loss of `LogitStats` at the label, or its expectation over a distribution."""
-    logits, labels, probs, where, ignored = loss_inputs(logits, labels, axis, where, ignore_index)
-    if is_distribution(labels):
-        losses, probs = loss(class_stats(logits, where)), labels
+    inputs = loss_inputs(logits, labels, axis, where, ignore_index)
+    if is_distribution(inputs.labels):
+        losses, probs = loss(class_stats(inputs.logits, inputs.where)), inputs.labels
     else:
-        losses = loss(centred_stats(logits, labels, where)[0])
+        losses, probs = loss(inputs.stats()[0]), inputs.probs
     if probs is not None:
         return jnp.sum(multiply_no_nan(cast_like(probs, losses), losses), -1)
-    return jnp.where(ignored, 0, losses)
+    return inputs.without_ignored(losses)

@@ -1,17 +1,21 @@
 r"""Statistics of logits that are in memory, for losses that no common shift of the logits changes.
 
-    d_j = z_j - max z       e_j = 2^58 exp(d_j), 0 at the label       others = log(2^-58 sum_j e_j)
+    d_j = (z_j - max z) / T       e_j = 2^58 exp(d_j), 0 at the label
+
+    others = log(2^-58 sum_j e_j)       mean = sum_j d_j / count       distance = sum_j q_j (-d_j)
 
 Without the factor all exp(d_j) underflow where the model is right by log-odds of 87, of a thousand
 classes by 80, and a loss could still tell. With it, they do beyond 127, where 1 - p is 0 in float32
 anyway, and `others` is -inf; and the sum of any number of classes does not overflow.
 
+A distribution q is measured from the class with the largest logit, -log p_j = -log p_top - d_j:
+both terms are positive, so nothing cancels. If several attain it, each is that class in equal part.
+
 What XLA makes of it decides the speed of the plain call on logits.
 - The derivative is e_j times a number per example, the same expression as in the value. So there is
   one array of exponentials, which is summed where it stands and scaled in place to be the gradient.
 - The label is masked by a product. XLA's CPU backend takes a fifth longer with a select.
-- Without derivatives that backend would write the exponentials out, too. There a loop goes over
-  blocks of rows that stay in the cache. Other backends sum without writing.
+- All other sums, and without derivatives this one too, go over blocks of rows (core/by_rows.py).
 """
 
 import math
@@ -22,58 +26,67 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsoftmax.core.dtypes import bits, from_bits, to_compute_dtype
+from jsoftmax.core.by_rows import by_rows
+from jsoftmax.core.dtypes import to_compute_dtype
 from jsoftmax.core.masking import mask_classes
-from jsoftmax.core.numerics import neg_inf_to_zero
+from jsoftmax.core.numerics import multiply_no_nan, neg_inf_to_zero
 from jsoftmax.stats.labels import at_label, is_label
 
 _ROOT_SCALE = 2.0**29
-_LARGE = 1 << 22  # fewer logits are not worth a loop
-_BLOCK = 1 << 16  # logits in a block of rows
-_FEWEST_ROWS = 8  # a product with fewer is slow
+
+
+class Rows(NamedTuple):
+    """Logits and what goes with them."""
+
+    logits: Array  # [..., classes], any float
+    labels: Array | None  # integers [...]; None: the class with the largest logit
+    where: Array | None  # booleans in the shape of the logits; False masks a class
+    temperature: Array | None  # [...]; None: 1
 
 
 class Centred(NamedTuple):
-    """Numbers per example, those of the logits relative to the top."""
+    """Numbers per example `[...]`, those of the logits relative to the top and divided by T."""
 
-    top: Array  # the largest logit, 0 if all are -inf; no gradient
-    target: Array
+    top: Array  # the largest logit itself, 0 if all are -inf; no gradient
+    target: Array  # of the label, masked or not
     others: Array
     mean: Array | None  # None unless it is read
 
 
-def reduce_centred(
-    logits: Array, labels: Array, where: Array | None, *, with_mean: bool
-) -> Centred:
-    """Reduce logits `[..., classes]`, labels `[...]` and a mask in the shape of the logits.
-
-    The target is that of a class that is not masked.
-    """
-    return _reduce(with_mean, logits, labels, where)
+def reduce_centred(rows: Rows, *, with_mean: bool) -> Centred:
+    """Reduce the logits to the numbers of which the losses are functions."""
+    return _reduce(with_mean, rows)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _reduce(with_mean, logits, labels, where):
-    found = _over_classes
-    if logits.size >= _LARGE and not _may_be_sharded():
-        found = partial(lax.platform_dependent, cpu=_by_rows, default=_over_classes)
-    top, total, mean = found(logits, labels, where)
-    return _centred(logits, labels, top, total, mean if with_mean else None)
+def _reduce(with_mean, rows):
+    top, total, mean = by_rows(
+        lambda *rows: _of_block(Rows(*rows), with_mean),
+        lambda *rows: _at_once(Rows(*rows), with_mean),
+        *rows,
+    )
+    return _centred(rows, top, total, mean)
 
 
 @_reduce.defjvp
 def _reduce_jvp(with_mean, primals, tangents):
-    # d target = dz_y, d others = sum_j e_j dz_j / sum_j e_j, d mean = sum_j dz_j / count
-    top, total, mean = _over_classes(*primals)
-    out = _centred(*primals[:2], top, total, mean if with_mean else None)
-    target, others, mean = _tangents(*primals, top, tangents[0])
-    others = others / jnp.where(total == 0, 1, total)
+    # d target = dd_y, d others = sum_j e_j dd_j / sum_j e_j, d mean = sum_j dd_j / count
+    (rows,), (d_rows,) = primals, tangents
+    top, total, _ = _at_once(rows, with_mean=False)
+    out = _centred(rows, top, total, _mean_by_rows(rows, top) if with_mean else None)
+    target, others, mean = _tangents(rows, top, d_rows.logits, d_rows.temperature)
     target = jnp.where(out.target == -jnp.inf, 0, target)
+    others = others / jnp.where(total == 0, 1, total)
     return out, Centred(jnp.zeros_like(top), target, others, mean if with_mean else None)
 
 
-def _centred(logits, labels, top, total, mean):
-    return Centred(top, at_label(logits, labels) - top, _log_of_scaled(total), mean)
+def _centred(rows, top, total, mean):
+    if rows.labels is None:
+        target = jnp.zeros_like(top)
+    else:
+        target = at_label(rows.logits, rows.labels) - top
+        target = target if rows.temperature is None else target / rows.temperature
+    return Centred(top, target, _log_of_scaled(total), mean)
 
 
 def _log_of_scaled(total):
@@ -86,30 +99,80 @@ def _log_of_scaled(total):
     return jnp.where(tiny, jnp.where(total > 0, log_of_tiny, -jnp.inf), log)
 
 
-def _over_classes(logits, labels, where):
-    """Return the top, the sum of the exponentials, and the mean relative to the top."""
-    z = mask_classes(to_compute_dtype(logits), where)
-    top = lax.stop_gradient(neg_inf_to_zero(jnp.max(z, -1)))
+def _masked(rows):
+    return mask_classes(to_compute_dtype(rows.logits), rows.where)
+
+
+def _top(z):
+    return lax.stop_gradient(neg_inf_to_zero(jnp.max(z, -1)))
+
+
+def _relative(z, top, temperature):
     d = z - top[..., None]
-    return top, jnp.sum(_scaled_exp(d, _off_label(d, labels)), -1), _mean(d, where)
+    return d if temperature is None else d / temperature[..., None]
+
+
+def _at_once(rows, with_mean):
+    """Return the top, the sum of the exponentials, and the mean."""
+    z = _masked(rows)
+    top = _top(z)
+    d = _relative(z, top, rows.temperature)
+    total = jnp.sum(_scaled_exp(d, _off_label(d, rows.labels)), -1)
+    return top, total, _mean(d, rows.where) if with_mean else None
+
+
+def _of_block(rows, with_mean):
+    z = _masked(rows)
+    top = _top(z)
+    d = _relative(z, top, rows.temperature)
+    e = _scaled_exp(d, jnp.ones((), d.dtype))
+    if rows.labels is None:
+        e = e * _off_label(d, None)
+    else:
+        classes = d.shape[-1]
+        inside = (rows.labels >= 0) & (rows.labels < classes)
+        column = jnp.where(inside, rows.labels, classes)
+        e = e.at[jnp.arange(len(top)), column].set(0, mode="drop")
+    return top, e @ jnp.ones(e.shape[-1], e.dtype), _mean(d, rows.where) if with_mean else None
 
 
 # The exponentials are not kept from the value for the derivative, but computed again: the compiler
 # finds the same expression, and shares it if both are in one program.
 @partial(jax.checkpoint, prevent_cse=False)
-def _tangents(logits, labels, where, top, dz):
-    z, dz = mask_classes(to_compute_dtype(logits), where), to_compute_dtype(dz)
-    target = jnp.sum(jnp.where(is_label(z, labels), dz, 0), -1)
-    e = _scaled_exp(z - top[..., None], _off_label(z, labels))
-    return target, jnp.sum(e * dz, -1), _mean(jnp.where(z == -jnp.inf, 0, dz), where)
+def _tangents(rows, top, d_logits, d_temperature):
+    z = _masked(rows)
+    d = _relative(z, top, rows.temperature)
+    dd = _relative_tangent(d, rows.temperature, d_logits, d_temperature)
+    if rows.labels is None:
+        target = jnp.sum((1 - _off_label(d, None)) * dd, -1)
+    else:
+        target = jnp.sum(jnp.where(is_label(d, rows.labels), dd, 0), -1)
+    others = jnp.sum(_scaled_exp(d, _off_label(d, rows.labels)) * dd, -1)
+    return target, others, _mean(jnp.where(d == -jnp.inf, 0, dd), rows.where)
 
 
-def _off_label(z, labels):
-    """Return 0 at the label and 1 elsewhere."""
+def _relative_tangent(d, temperature, d_logits, d_temperature):
+    """Return the tangent of `(z - top) / T` at a constant top."""
+    dd = to_compute_dtype(d_logits)
+    if temperature is None:
+        return dd
+    return (dd - neg_inf_to_zero(d) * d_temperature[..., None]) / temperature[..., None]
+
+
+def _off_label(d, labels):
+    """Return 0 at the label and 1 elsewhere; of n that are the top, at each 1 - 1/n."""
+    if labels is None:
+        at_top = _at_top(d)
+        return 1 - at_top / jnp.maximum(jnp.sum(at_top, -1, keepdims=True), 1)
     if labels.dtype.itemsize < 4:
         labels = labels.astype(jnp.int32)
-    classes = jnp.arange(z.shape[-1], dtype=labels.dtype)
-    return jnp.minimum(jnp.abs(classes - labels[..., None]), 1).astype(z.dtype)
+    classes = jnp.arange(d.shape[-1], dtype=labels.dtype)
+    return jnp.minimum(jnp.abs(classes - labels[..., None]), 1).astype(d.dtype)
+
+
+def _at_top(d):
+    # A product and a minimum, as for a label.
+    return 1 - jnp.minimum(-d * 2.0**100, 1)
 
 
 @jax.custom_jvp
@@ -137,38 +200,48 @@ def _mean(d, where):
     return jnp.sum(jnp.where(where, d, 0), -1) / count
 
 
-def _may_be_sharded():
-    # A loop over blocks of rows that are spread over devices would gather them.
-    return jax.device_count() > 1
+def _mean_by_rows(rows, top):
+    def mean(logits, top, where, temperature):
+        z = _masked(Rows(logits, None, where, temperature))
+        return _mean(_relative(z, top, temperature), where)
+
+    return by_rows(mean, mean, rows.logits, top, rows.where, rows.temperature)
 
 
-def _by_rows(logits, labels, where):
-    """Return what `_over_classes` does."""
-    shape, classes = labels.shape, logits.shape[-1]
-    z, y = bits(logits).reshape(-1, classes), labels.reshape(-1)
-    kept = None if where is None else where.reshape(-1, classes)
-    rows = len(y)
-    size = min(rows, max(_FEWEST_ROWS, _BLOCK // classes))
+@jax.custom_jvp
+def distance_from_top(rows: Rows, q: Array, top: Array) -> Array:
+    """Return `sum_j q_j (-d_j)` for weights q `[..., classes]`."""
 
-    def block(start):
-        z_block, y_block, kept_block = (
-            None if x is None else lax.dynamic_slice_in_dim(x, start, size) for x in (z, y, kept)
-        )
-        z_block = to_compute_dtype(from_bits(z_block, logits.dtype))
-        z_block = mask_classes(z_block, kept_block)
-        top = neg_inf_to_zero(jnp.max(z_block, -1))
-        inside = (y_block >= 0) & (y_block < classes)
-        d = z_block - top[:, None]
-        e = _scaled_exp(d, jnp.ones((), d.dtype))
-        e = e.at[jnp.arange(size), jnp.where(inside, y_block, classes)].set(0, mode="drop")
-        return top, e @ jnp.ones(classes, e.dtype), _mean(d, kept_block)
+    def distance(logits, q, top, where, temperature):
+        d = _relative(_masked(Rows(logits, None, where, temperature)), top, temperature)
+        return jnp.sum(multiply_no_nan(q.astype(d.dtype), -d), -1)
 
-    # The last block overlaps with the one before.
-    blocks = -(-rows // size)
-    found = lax.map(block, jnp.minimum(size * jnp.arange(blocks), rows - size))
-    new = rows - size * (blocks - 1)
+    return by_rows(distance, distance, rows.logits, q, top, rows.where, rows.temperature)
 
-    def join(x):
-        return jnp.concatenate([x[:-1].reshape(-1), x[-1, size - new :]]).reshape(shape)
 
-    return jax.tree.map(join, found)
+@distance_from_top.defjvp
+def _distance_from_top_jvp(primals, tangents):
+    # With Q = sum_j q_j, of which the n classes at the top have P and the others R, the gradient is
+    # -q_j, and Q/n - q_j at the top. Written as R/n + (P/n - q_j), in which the second term is 0
+    # for one class at the top, it does not cancel.
+    (rows, q, top), (d_rows, dq, _) = primals, tangents
+
+    def sums(logits, q, top, where, temperature):
+        at_top = _at_top(_relative(_masked(Rows(logits, None, where, temperature)), top, None))
+        q = q.astype(at_top.dtype)
+        return [jnp.sum(x, -1) for x in (at_top, at_top * q, (1 - at_top) * q)]
+
+    n, of_top, of_rest = by_rows(sums, sums, rows.logits, q, top, rows.where, rows.temperature)
+    n = jnp.maximum(n, 1)[..., None]
+    at_each = of_rest[..., None] / n, of_top[..., None] / n
+    tangent = _distance_tangent(rows, q, top, at_each, d_rows.logits, d_rows.temperature, dq)
+    return distance_from_top(*primals), tangent
+
+
+@partial(jax.checkpoint, prevent_cse=False)
+def _distance_tangent(rows, q, top, at_each, d_logits, d_temperature, dq):
+    d = _relative(_masked(rows), top, rows.temperature)
+    dd = _relative_tangent(d, rows.temperature, d_logits, d_temperature)
+    q, dq = q.astype(d.dtype), dq.astype(d.dtype)
+    slope = jnp.where(d == 0, at_each[0] + (at_each[1] - q), jnp.where(d == -jnp.inf, 0, -q))
+    return jnp.sum(slope * dd + multiply_no_nan(dq, -d), -1)

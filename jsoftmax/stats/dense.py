@@ -17,9 +17,9 @@ from jax.typing import ArrayLike
 from jsoftmax.checks import check_values
 from jsoftmax.core.arguments import as_logits, integer_labels, normalize_axis
 from jsoftmax.core.dtypes import to_compute_dtype
-from jsoftmax.core.masking import class_mask, mask_classes
+from jsoftmax.core.masking import centred, class_mask, mask_classes
 from jsoftmax.core.numerics import multiply_no_nan, neg_inf_to_zero
-from jsoftmax.stats.centred import reduce_centred
+from jsoftmax.stats.centred import Rows, reduce_centred
 from jsoftmax.stats.labels import at_label, at_labels, check_labels, is_any_label, is_label
 from jsoftmax.stats.logit_stats import LogitStats
 from jsoftmax.stats.statistics import (
@@ -60,7 +60,7 @@ def logit_stats(
     check_values(logits, labels, logits.shape[-1])
     if where is not None:
         where = jnp.broadcast_to(class_mask(where, logits.shape), logits.shape)
-    stats, _ = _stats(logits, labels, where, ("runner_up",), centred=False)
+    stats, _ = _stats(logits, labels, where, ("runner_up",), to_top=False)
     # Not from the sum relative to the largest logit: that is for losses, which subtract it again.
     z = to_compute_dtype(logits)
     z = jnp.where(z == -jnp.inf, -jnp.inf, z)  # no gradient to a logit of -inf
@@ -70,21 +70,46 @@ def logit_stats(
 
 
 def centred_stats(
-    logits: Array, labels: Array, where: Array | None, fields: tuple[str, ...] = ()
+    logits: Array,
+    labels: Array,
+    where: Array | None,
+    fields: tuple[str, ...] = (),
+    temperature: Array | None = None,
 ) -> tuple[LogitStats, Array]:
-    """Return the stats of `logits - shift`, and the shift, which has no gradient.
+    """Return the stats of `logits / temperature - shift`, and the shift.
 
-    With logits around 1e6 a float32 `others` has only 0.06 of resolution left. Most losses do not
-    depend on the shift, so they use this form. Labels are integers `[...]`, or lists `[..., K]`,
-    of which each class in its turn is the true one; `where` has the shape of the logits. Of the
+    The shift has no gradient to the logits. With logits around 1e6 a float32 `others` has only 0.06
+    of resolution left. Most losses do not depend on the shift, so they use this form. Of the
     optional fields those are computed that a loss reads; another is None.
+
+    Args:
+      logits: `[..., classes]`.
+      labels: integers `[...]`, or lists `[..., K]`, of which each class in its turn is the true
+        one.
+      where: booleans in the shape of the logits, or None.
+      fields: names of the optional fields that are read.
+      temperature: `[...]`, or None.
     """
     if labels.ndim == logits.ndim:
-        return _stats(logits, labels, where, fields, centred=True)
-    found = reduce_centred(logits, labels, where, with_mean="mean" in fields)
-    target = jnp.where(_unmasked_label(logits, labels, where), found.target, -jnp.inf)
+        offset = jnp.zeros((), to_compute_dtype(logits).dtype)
+        if temperature is not None:
+            logits, top = centred(logits, -1, where, temperature[..., None])
+            offset = neg_inf_to_zero(top) / temperature[..., None]
+        stats, shift = _stats(logits, labels, where, fields, to_top=True)
+        return stats, shift + offset
+    rows = Rows(logits, labels, where, temperature)
+    stats, shift, _ = stats_of_rows(rows, fields)
+    target = jnp.where(_unmasked_label(logits, labels, where), stats.target, -jnp.inf)
+    return stats._replace(target=target), shift
+
+
+def stats_of_rows(rows: Rows, fields: tuple[str, ...] = ()) -> tuple[LogitStats, Array, Array]:
+    """Return centred stats and their shift, of labels that are not masked, and the top."""
+    found = reduce_centred(rows, with_mean="mean" in fields)
+    shift = found.top if rows.temperature is None else found.top / rows.temperature
     absent: Any = None
-    return LogitStats(target, found.others, absent, found.mean), found.top
+    mean = absent if found.mean is None else found.mean
+    return LogitStats(found.target, found.others, absent, mean), shift, found.top
 
 
 def class_stats(logits: Array, where: Array | None) -> LogitStats:
@@ -104,7 +129,7 @@ def class_stats(logits: Array, where: Array | None) -> LogitStats:
     return top._replace(target=d, others=others)
 
 
-def _stats(logits, labels, where, fields, *, centred):
+def _stats(logits, labels, where, fields, *, to_top):
     """Return the stats in the shape of the labels, and their shift."""
     shape, classes = labels.shape, logits.shape[-1]
     if labels.ndim == logits.ndim:  # lists are gathered and scattered as [N, K]
@@ -112,7 +137,7 @@ def _stats(logits, labels, where, fields, *, centred):
         where = None if where is None else where.reshape(-1, classes)
     target, runner_up, others = _reduce(fields, logits, labels, where)
     unmasked = _unmasked_label(logits, labels, where)
-    made = to_stats(target, labels, unmasked, runner_up, others, fields, centred=centred)
+    made = to_stats(target, labels, unmasked, runner_up, others, fields, centred=to_top)
     return jax.tree.map(lambda x: x.reshape(shape), made)
 
 

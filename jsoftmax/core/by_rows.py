@@ -1,0 +1,65 @@
+"""Reductions over the classes of logits that are in memory, block of rows by block of rows.
+
+XLA's CPU backend writes most of what it sums over the classes to memory first, as large as the
+logits. In a loop over blocks of rows that stays in the cache. Other backends sum without writing,
+and need no loop.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jsoftmax.core.dtypes import bits, from_bits
+
+Reduced = TypeVar("Reduced")
+_LARGE = 1 << 22  # fewer logits are not worth a loop
+_BLOCK = 1 << 16  # logits in a block
+_FEWEST_ROWS = 8  # a product with fewer is slow
+
+
+def by_rows(
+    of_block: Callable[..., Reduced], at_once: Callable[..., Reduced], logits: Array, *more: Any
+) -> Reduced:
+    """Return a tree of arrays `[...]` that either function makes of logits `[..., classes]`.
+
+    `more`: arrays `[...]` or `[..., classes]`, or None. `of_block` gets logits `[rows, classes]`,
+    and of the others the same rows.
+    """
+    if logits.size < _LARGE or _may_be_sharded():
+        return at_once(logits, *more)
+
+    def loop(*arrays):
+        return _loop(of_block, logits.ndim - 1, *arrays)
+
+    return lax.platform_dependent(logits, *more, cpu=loop, default=at_once)
+
+
+def _may_be_sharded():
+    # A loop over blocks of rows that are spread over devices would gather them.
+    return jax.device_count() > 1
+
+
+def _loop(of_block, leading, *arrays):
+    shape, classes = arrays[0].shape[:leading], arrays[0].shape[-1]
+    rows = math.prod(shape)
+    size = min(rows, max(_FEWEST_ROWS, _BLOCK // classes))
+    # As integers, so that XLA does not convert all logits to float32 before the loop.
+    flat = jax.tree.map(lambda x: bits(x).reshape(rows, *x.shape[leading:]), arrays)
+
+    def block(start):
+        cut = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, size), flat)
+        return of_block(*jax.tree.map(lambda x, like: from_bits(x, like.dtype), cut, arrays))
+
+    # The last block overlaps with the one before.
+    blocks = -(-rows // size)
+    found = lax.map(block, jnp.minimum(size * jnp.arange(blocks), rows - size))
+    new = rows - size * (blocks - 1)
+
+    def join(x):
+        return jnp.concatenate([x[:-1].reshape(-1), x[-1, size - new :]]).reshape(shape)
+
+    return jax.tree.map(join, found)
