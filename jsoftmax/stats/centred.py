@@ -244,4 +244,5 @@ def _distance_tangent(rows, q, top, at_each, d_logits, d_temperature, dq):
     dd = _relative_tangent(d, rows.temperature, d_logits, d_temperature)
     q, dq = q.astype(d.dtype), dq.astype(d.dtype)
     slope = jnp.where(d == 0, at_each[0] + (at_each[1] - q), jnp.where(d == -jnp.inf, 0, -q))
-    return jnp.sum(slope * dd + multiply_no_nan(dq, -d), -1)
+    distance = jnp.where((q == 0) & (d == -jnp.inf), 0, -d)  # as in multiply_no_nan
+    return jnp.sum(slope * dd + dq * distance, -1)
