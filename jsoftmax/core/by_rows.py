@@ -17,7 +17,7 @@ from jsoftmax.core.dtypes import bits, from_bits
 
 Reduced = TypeVar("Reduced")
 _LARGE = 1 << 22  # fewer logits are not worth a loop
-_BLOCK = 1 << 16  # logits in a block
+_BLOCK = 1 << 15  # logits in a block
 _FEWEST_ROWS = 8  # a product with fewer is slow
 
 

@@ -87,6 +87,12 @@ def log1p(x: Array) -> Array:
     return jnp.log(y) + jnp.where(x < 1, x - (y - one), 0)
 
 
+def log_or_neg_inf(x: Array) -> Array:
+    """Return the logarithm of x >= 0, -inf with derivative 0 at 0."""
+    empty = x == 0
+    return jnp.where(empty, -jnp.inf, jnp.log(jnp.where(empty, 1, x)))
+
+
 def safe_sqrt(p: Array) -> Array:
     """Return the square root of p >= 0, with derivative 0 at 0."""
     return jnp.where(p <= 0, 0, jnp.sqrt(jnp.where(p <= 0, 1, p)))

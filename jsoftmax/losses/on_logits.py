@@ -17,7 +17,7 @@ from jsoftmax.core.arguments import (
     is_distribution,
     is_static,
 )
-from jsoftmax.core.dtypes import cast_like
+from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.numerics import multiply_no_nan
 from jsoftmax.losses.inputs import loss_inputs, temperature_by_example
 from jsoftmax.losses.of_stats import focal, gce, mae, nll, poly1, sce
@@ -77,20 +77,25 @@ def cross_entropy(
     fields = () if is_static(label_smoothing, 0) else ("mean",)
     loss_of = on_centred(partial(nll, label_smoothing=label_smoothing, z_loss=z_loss))
     classes = inputs.logits.shape[-1]
-    weights = jnp.ones(classes) if class_weight is None else jnp.asarray(class_weight)
-    check_shape("class_weight", weights, (classes,), "a weight for every class")
+    weights = None
+    if class_weight is not None:
+        weights = to_compute_dtype(class_weight)
+        check_shape("class_weight", weights, (classes,), "a weight for every class")
 
     if is_distribution(inputs.labels):
         rows = Rows(inputs.logits, None, inputs.where, by_example)
         stats, shift, top = stats_of_rows(rows, fields)
         of_top = loss_of(stats, shift)
-        q = cast_like(inputs.labels, of_top) * cast_like(weights, of_top)
+        q = cast_like(inputs.labels, of_top)
+        q = q if weights is None else q * cast_like(weights, q)
         unsmoothed = 1 - cast_like(label_smoothing, of_top)
         farther = unsmoothed * distance_from_top(rows, q, top)
         return multiply_no_nan(jnp.sum(q, -1), of_top) + farther
 
     loss = loss_of(*inputs.stats(fields, by_example))
-    loss = multiply_no_nan(cast_like(weights, loss).at[inputs.labels].get(mode="clip"), loss)
+    if weights is not None:
+        of_label = cast_like(weights, loss).at[inputs.labels].get(mode="clip")
+        loss = multiply_no_nan(of_label, loss)
     if inputs.probs is not None:
         return jnp.sum(multiply_no_nan(cast_like(inputs.probs, loss), loss), -1)
     return inputs.without_ignored(loss)

@@ -1,12 +1,13 @@
 r"""Statistics of logits that are in memory, for losses that no common shift of the logits changes.
 
-    d_j = (z_j - max z) / T       e_j = 2^58 exp(d_j), 0 at the label
+    d_j = (z_j - max z) / T       e_j = exp(d_j + 8), 0 at the label
 
-    others = log(2^-58 sum_j e_j)       mean = sum_j d_j / count       distance = sum_j q_j (-d_j)
+    others = log sum_j e_j - 8        mean = sum_j d_j / count        distance = sum_j q_j (-d_j)
 
-Without the factor all exp(d_j) underflow where the model is right by log-odds of 87, of a thousand
-classes by 80, and a loss could still tell. With it, they do beyond 127, where 1 - p is 0 in float32
-anyway, and `others` is -inf; and the sum of any number of classes does not overflow.
+Without the 8 the other classes underflow where the model is right by log-odds of 80 among a
+thousand, and a loss could still tell. With it they do not among three million. A larger number
+would cost digits, since d_j is rounded to those of the sum. Beyond log-odds of 87 what the losses
+tell is below the smallest float32 anyway; `others` may be -inf.
 
 A distribution q is measured from the class with the largest logit, -log p_j = -log p_top - d_j:
 both terms are positive, so nothing cancels. If several attain it, each is that class in equal part.
@@ -29,10 +30,14 @@ from jax import Array, lax
 from jsoftmax.core.by_rows import by_rows
 from jsoftmax.core.dtypes import to_compute_dtype
 from jsoftmax.core.masking import mask_classes
-from jsoftmax.core.numerics import multiply_no_nan, neg_inf_to_zero
+from jsoftmax.core.numerics import (
+    log_or_neg_inf,
+    multiply_no_nan,
+    neg_inf_to_zero,
+)
 from jsoftmax.stats.labels import at_label, is_label
 
-_ROOT_SCALE = 2.0**29
+_HEADROOM = 8.0
 
 
 class Rows(NamedTuple):
@@ -60,43 +65,35 @@ def reduce_centred(rows: Rows, *, with_mean: bool) -> Centred:
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _reduce(with_mean, rows):
-    top, total, mean = by_rows(
-        lambda *rows: _of_block(Rows(*rows), with_mean),
-        lambda *rows: _at_once(Rows(*rows), with_mean),
-        *rows,
+    return _centred(
+        rows,
+        *by_rows(
+            lambda *rows: _of_block(Rows(*rows), with_mean),
+            lambda *rows: _at_once(Rows(*rows), with_mean)[:3],
+            *rows,
+        ),
     )
-    return _centred(rows, top, total, mean)
 
 
 @_reduce.defjvp
 def _reduce_jvp(with_mean, primals, tangents):
     # d target = dd_y, d others = sum_j e_j dd_j / sum_j e_j, d mean = sum_j dd_j / count
     (rows,), (d_rows,) = primals, tangents
-    top, total, _ = _at_once(rows, with_mean=False)
-    out = _centred(rows, top, total, _mean_by_rows(rows, top) if with_mean else None)
+    top, others, _, total = _at_once(rows, with_mean=False)
+    out = _centred(rows, top, others, _mean_by_rows(rows, top) if with_mean else None)
     target, others, mean = _tangents(rows, top, d_rows.logits, d_rows.temperature)
     target = jnp.where(out.target == -jnp.inf, 0, target)
     others = others / jnp.where(total == 0, 1, total)
     return out, Centred(jnp.zeros_like(top), target, others, mean if with_mean else None)
 
 
-def _centred(rows, top, total, mean):
+def _centred(rows, top, others, mean):
     if rows.labels is None:
         target = jnp.zeros_like(top)
     else:
         target = at_label(rows.logits, rows.labels) - top
         target = target if rows.temperature is None else target / rows.temperature
-    return Centred(top, target, _log_of_scaled(total), mean)
-
-
-def _log_of_scaled(total):
-    # Scaled back before the logarithm, which has no digits to spare next to log(2^58) = 40.2; if
-    # that underflows, after it.
-    scale = _ROOT_SCALE**2
-    tiny = total < 1 / _ROOT_SCALE
-    log = jnp.log(jnp.where(tiny, 1, total) / scale)
-    log_of_tiny = jnp.log(jnp.where(tiny & (total > 0), total, 1)) - math.log(scale)
-    return jnp.where(tiny, jnp.where(total > 0, log_of_tiny, -jnp.inf), log)
+    return Centred(top, target, others, mean)
 
 
 def _masked(rows):
@@ -113,27 +110,46 @@ def _relative(z, top, temperature):
 
 
 def _at_once(rows, with_mean):
-    """Return the top, the sum of the exponentials, and the mean."""
+    """Return the top, others, the mean, and the sum of the scaled exponentials."""
     z = _masked(rows)
     top = _top(z)
     d = _relative(z, top, rows.temperature)
-    total = jnp.sum(_scaled_exp(d, _off_label(d, rows.labels)), -1)
-    return top, total, _mean(d, rows.where) if with_mean else None
+    total = jnp.sum(_exp(d, _off_label(d, rows.labels)), -1)
+    # Scaled back before the logarithm, which keeps more digits; if that underflows, after it.
+    tiny = total < 1e-30
+    others = log_or_neg_inf(total * jnp.where(tiny, 1, math.exp(-_HEADROOM)).astype(z.dtype))
+    others -= jnp.where(tiny, _HEADROOM, 0).astype(z.dtype)
+    return top, others, _mean(d, rows.where) if with_mean else None, total
 
 
 def _of_block(rows, with_mean):
+    """Return the top, others and the mean, with -inf written to the label in the block.
+
+    Relative to the largest of the others nothing underflows.
+    """
     z = _masked(rows)
-    top = _top(z)
-    d = _relative(z, top, rows.temperature)
-    e = _scaled_exp(d, jnp.ones((), d.dtype))
+    share = None
     if rows.labels is None:
-        e = e * _off_label(d, None)
+        top = _top(z)
+        share = _off_label(_relative(z, top, None), None)
+        z_others = jnp.where(share == 0, -jnp.inf, z)
+        runner_up = _top(z_others)
     else:
-        classes = d.shape[-1]
-        inside = (rows.labels >= 0) & (rows.labels < classes)
-        column = jnp.where(inside, rows.labels, classes)
-        e = e.at[jnp.arange(len(top)), column].set(0, mode="drop")
-    return top, e @ jnp.ones(e.shape[-1], e.dtype), _mean(d, rows.where) if with_mean else None
+        inside = (rows.labels >= 0) & (rows.labels < z.shape[-1])
+        at = jnp.arange(len(rows.labels)), jnp.where(inside, rows.labels, z.shape[-1])
+        z_others = z.at[at].set(-jnp.inf, mode="drop")
+        runner_up = _top(z_others)
+        z_label = lax.stop_gradient(z.at[at].get(mode="fill", fill_value=-jnp.inf))
+        top = jnp.maximum(runner_up, z_label)
+    e = jnp.exp(_relative(z_others, runner_up, rows.temperature))
+    e = e if share is None else share * e
+    others = log_or_neg_inf(e @ jnp.ones(e.shape[-1], e.dtype))
+    others += _relative(runner_up[:, None], top, rows.temperature)[:, 0]
+    return (
+        top,
+        others,
+        _mean(_relative(z, top, rows.temperature), rows.where) if with_mean else None,
+    )
 
 
 # The exponentials are not kept from the value for the derivative, but computed again: the compiler
@@ -147,7 +163,7 @@ def _tangents(rows, top, d_logits, d_temperature):
         target = jnp.sum((1 - _off_label(d, None)) * dd, -1)
     else:
         target = jnp.sum(jnp.where(is_label(d, rows.labels), dd, 0), -1)
-    others = jnp.sum(_scaled_exp(d, _off_label(d, rows.labels)) * dd, -1)
+    others = jnp.sum(_exp(d, _off_label(d, rows.labels)) * dd, -1)
     return target, others, _mean(jnp.where(d == -jnp.inf, 0, dd), rows.where)
 
 
@@ -176,20 +192,14 @@ def _at_top(d):
 
 
 @jax.custom_jvp
-def _scaled_exp(d, off_label):
-    """Return `2^58 exp(d)`, and 0 at the label.
-
-    As a square, which does not underflow before it is scaled. (With exp(d + 40) the sum would round
-    off two decimal digits.) Above 0 is only what was rounded differently when the top was found,
-    and must not overflow.
-    """
-    root = _ROOT_SCALE * jnp.exp(0.5 * jnp.minimum(d, 4))
-    return off_label * (root * root)
+def _exp(d, off_label):
+    # Above 0 is only what was rounded differently when the top was found, and must not overflow.
+    return off_label * jnp.exp(jnp.minimum(d + _HEADROOM, _HEADROOM + 4))
 
 
-@_scaled_exp.defjvp
-def _scaled_exp_jvp(primals, tangents):
-    e = _scaled_exp(*primals)  # masked, so that there is only one array of exponentials
+@_exp.defjvp
+def _exp_jvp(primals, tangents):
+    e = _exp(*primals)  # masked, so that there is only one array of exponentials
     return e, e * tangents[0]
 
 

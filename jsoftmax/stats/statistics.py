@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsoftmax.core.collectives import NO_CLASS, MeshAxes, packed_psum
-from jsoftmax.core.numerics import neg_inf_to_zero
+from jsoftmax.core.numerics import log_or_neg_inf, neg_inf_to_zero
 from jsoftmax.stats.labels import first_of_equals
 from jsoftmax.stats.logit_stats import LogitStats
 
@@ -73,7 +73,7 @@ SUMS = {
 
 
 def _others(sums, top, target, unmasked):
-    return top + _log(sums["exp"])
+    return top + log_or_neg_inf(sums["exp"])
 
 
 def _mean(sums, top, target, unmasked):
@@ -240,9 +240,3 @@ def _with_listed(target, labels, unmasked, runner_up, others, fields):
         others.top[..., None], None, {k: x[..., None] for k, x in others.sums.items()}
     )
     return jnp.maximum(runner_up[..., None], largest), merge(unlisted, listed)
-
-
-def _log(total):
-    """Return the logarithm, -inf with gradient 0 at 0."""
-    empty = total == 0
-    return jnp.where(empty, -jnp.inf, jnp.log(jnp.where(empty, 1, total)))
