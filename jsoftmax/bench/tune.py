@@ -16,6 +16,7 @@ from jsoftmax.bench.measure import Outcome, interleaved, size
 from jsoftmax.bench.problem import Problem
 from jsoftmax.bench.report import TIGHT, header, in_words, milliseconds
 from jsoftmax.blockwise.block_sizes import BlockSizes, block_sizes
+from jsoftmax.blockwise.machine import machine_for
 
 
 class Point(NamedTuple):
@@ -61,10 +62,10 @@ def grid(problem: Problem) -> list[Point]:
     wanted += [(block, classes) for block in row_blocks]
     wanted += [(None, part(count)) for count in (4, 8, 16, 32)]
     wanted += [(block, part(count)) for block in row_blocks[:3] for count in (4, 16)]
-    is_16_bit = jnp.dtype(problem.dtype).itemsize == 2
+    machine = machine_for(jnp.dtype(problem.dtype))
     found: dict[BlockSizes, Point] = {}
     for given in wanted:
-        blocks = block_sizes(rows, classes, problem.features, *given, is_16_bit=is_16_bit)
+        blocks = block_sizes(rows, classes, problem.features, *given, machine=machine)
         found.setdefault(blocks, Point(*given, blocks))
     return list(found.values())
 

@@ -49,7 +49,8 @@ def test_writes_what_it_found(tmp_path, capsys):
     assert json.loads(path.read_text()) == json.loads(json.dumps(found))
     assert found["versions"]["jax"] == jax.__version__
     assert list(found["parts"]) == list(check.PARTS)
-    assert not any(part["failure"] for part in found["parts"].values())
+    failures = {name: part["failure"] for name, part in found["parts"].items()}
+    assert failures == dict.fromkeys(check.PARTS)
     by_margin, by_precision = found["parts"]["accuracy"]["found"]
     assert len(by_margin["errors"]) == 3 * 2
     assert len(by_precision["errors"]) == 2 * 2
@@ -61,6 +62,7 @@ def test_writes_what_it_found(tmp_path, capsys):
     times = {contestant["name"]: len(contestant["times"]) for contestant in head["contestants"]}
     ours = ["jsoftmax", "jsoftmax, 16 rows", "jsoftmax, 8 rows", "jsoftmax-classes"]
     assert times.items() >= dict.fromkeys(["matrix-products", *ours, "optax-dense"], 1).items()
+    assert {each["failure"] for each in head["contestants"]} == {None}
     (tuned,) = found["parts"]["tune"]["found"]
     assert all(point["failure"] is None for point in tuned["points"])
     (programs,) = found["parts"]["accumulate"]["found"]
