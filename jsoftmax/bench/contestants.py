@@ -7,7 +7,8 @@ CUDA kernels in cuda_contestants.py.
 
 import sys
 from collections.abc import Callable
-from functools import partial
+from contextlib import suppress
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -22,6 +23,12 @@ from jsoftmax.bench.measure import Runner, compiled
 from jsoftmax.bench.problem import Data, Problem
 
 _MODULES = {"quack-kernels": "quack"}  # not named as what is installed
+_COMPILER = ("torch._dynamo", "torch._inductor.utils")  # torch imports them when they are needed
+# Where what is called is.
+_PARTS = {
+    "liger-kernel": ("liger_kernel.transformers.functional",),
+    "quack-kernels": ("quack.linear_cross_entropy",),
+}
 
 
 class Contestant(NamedTuple):
@@ -40,8 +47,48 @@ class Contestant(NamedTuple):
 
     def missing(self) -> list[str]:
         """Return the packages that are not installed."""
-        modules = {name: name.replace("-", "_") for name in self.packages} | _MODULES
-        return [name for name in self.packages if find_spec(modules[name]) is None]
+        return [name for name in self.packages if find_spec(_module(name)) is None]
+
+    @property
+    def in_torch(self) -> bool:
+        """Whether it runs in torch, so that nothing is compiled before its first step."""
+        return "torch" in self.packages
+
+    def imported(self) -> "Contestant":
+        """Import its packages; if that fails, `prepare` of what is returned raises the error.
+
+        To be called for one after the other before they are prepared in several threads, where
+        torch finds its own modules half imported.
+        """
+        failures = [failure for name in self.packages if (failure := import_failure(name))]
+        return self._replace(prepare=partial(_raising, failures[0])) if failures else self
+
+
+def _raising(error, problem, data):
+    raise error
+
+
+def _module(package):
+    return _MODULES.get(package, package.replace("-", "_"))
+
+
+@cache
+def import_failure(package: str) -> Exception | None:
+    """Import a package and what it would import later; return why that fails, or None.
+
+    It is tried once: a second time the error would be that of something half imported.
+    """
+    try:
+        import_module(_module(package))
+        if package == "torch":  # not in every version, nor needed by every contestant
+            for part in _COMPILER:
+                with suppress(Exception):
+                    import_module(part)
+        for part in _PARTS.get(package, ()):
+            import_module(part)
+    except Exception as failure:
+        return failure
+    return None
 
 
 def matrix_products(problem: Problem, data: Data) -> Runner:

@@ -9,7 +9,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -66,13 +66,15 @@ def interleaved(
     *,
     deadline: float = math.inf,
     threads: int = 1,
+    alone: Collection[str] = (),
 ) -> dict[str, Outcome]:
     """Prepare and warm up all contestants, then time them in turns; `advance` gets the next name.
 
     One that fails, or would not fit in memory, gets an outcome that says why; the others go on.
-    With several `threads` they compile side by side. At three quarters of the time to `deadline`,
-    on the clock of `time.perf_counter`, no other is prepared; those that are take part in a round
-    at least, and after the deadline none begins.
+    With several `threads` they compile side by side, except those named in `alone`, which the
+    calling thread prepares. At three quarters of the time to `deadline`, on the clock of
+    `time.perf_counter`, no other is prepared; those that are take part in a round at least, and
+    after the deadline none begins.
     """
     started = time.perf_counter()
     prepared_by = started + 0.75 * (deadline - started)
@@ -83,8 +85,9 @@ def interleaved(
         runners.pop(name, None)
         outcomes[name] = Outcome([], failure=reason(error))
 
-    with ahead(prepare, threads) as prepared:
-        for name, make in prepared.items():
+    side_by_side = {name: make for name, make in prepare.items() if name not in alone}
+    with ahead(side_by_side, threads) as prepared:
+        for name, make in (prepare | prepared).items():
             advance(name)
             try:
                 check_time(prepared_by)

@@ -73,7 +73,7 @@ def heads(problem: Problem, chosen, progress: Progress) -> Found:
     """Measure a linear head; return the runs, a table of the largest, and notes."""
     wanted = [c for c in CONTESTANTS if not chosen.only or c.name in (*chosen.only, FLOOR)]
     contestants, notes = entrants(problem, wanted)
-    if any("torch" in contestant.packages for contestant in contestants):
+    if any(contestant.in_torch for contestant in contestants):
         notes.append(torch_contestants.device_in_words())
     counts = [problem.classes]
     if chosen.plot:

@@ -7,7 +7,7 @@ from rich.console import Group
 
 from jsoftmax.bench.contestants import CONTESTANTS, Contestant, entrants, in_blocks, in_jax
 from jsoftmax.bench.device.part import THREADS, Finding, Limits
-from jsoftmax.bench.measure import interleaved
+from jsoftmax.bench.measure import Outcome, interleaved
 from jsoftmax.bench.problem import PRESETS, Problem
 from jsoftmax.bench.report import Comparison, entries, table
 
@@ -34,7 +34,8 @@ def compared(limits: Limits) -> Iterator[Finding]:
         problem, mine = head.scaled(limits.scale), limits.share(len(HEADS) - i)
         wanted = [c for c in CONTESTANTS if c.name not in ("jsoftmax-rows", "jsoftmax-dense")]
         wanted[2:2] = _row_blocks(problem)
-        contestants, notes = entrants(problem, wanted)
+        entering, notes = entrants(problem, wanted)
+        contestants = [contestant.imported() for contestant in entering]
         data = problem.data()
         prepare = {c.name: partial(c.prepare, problem, data) for c in contestants}
         outcomes = interleaved(
@@ -43,11 +44,25 @@ def compared(limits: Limits) -> Iterator[Finding]:
             lambda each, name=name: limits.advance(f"{name}: {each}"),
             deadline=mine.deadline,
             threads=THREADS,
+            alone=[c.name for c in contestants if c.in_torch],
         )
+        notes += _beside_optax(outcomes)
         if limits.scale == 1 and name in PUBLISHED:
             notes.append(f"published, ms: {PUBLISHED[name]}; {SOURCES}")
         entry = {"head": name, "problem": problem._asdict(), "contestants": entries(outcomes)}
         yield Finding(entry, Group(table(Comparison(problem, outcomes)), *notes))
+
+
+def _beside_optax(outcomes: dict[str, Outcome]) -> list[str]:
+    """Return a line with the ratios of our times to those of optax on materialised logits."""
+    dense = outcomes.get("optax-dense")
+    ratios = {name: outcome.ratio(dense) for name, outcome in outcomes.items()}
+    ours = [
+        f"{name}: {ratio:.2f}"
+        for name, ratio in ratios.items()
+        if ratio is not None and name.startswith("jsoftmax")
+    ]
+    return [f"times optax-dense of the same round: {'; '.join(ours)}"] if ours else []
 
 
 def _row_blocks(problem: Problem) -> list[Contestant]:

@@ -50,6 +50,7 @@ def measured(limits: Limits) -> Iterator[Finding]:
             lambda name, shape=shape: limits.advance(f"{shape[0]:,} × {shape[1]:,}: {name}"),
             deadline=mine.deadline,
             threads=THREADS,
+            alone=[name for name, each in functions.items() if each.in_torch],
         )
         entry = {"shape": shape, "dtype": dtype, "functions": entries(outcomes)}
         table = _table(shape, dtype, functions, outcomes)
