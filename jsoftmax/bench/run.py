@@ -146,7 +146,8 @@ def main(arguments: list[str] | None = None) -> Any:
     """Run the benchmark and return its results.
 
     One `Comparison` per class count; with --tune one `Tuned`; with --plan one `Plan` per problem
-    and device count; with --device-check what it writes as JSON.
+    and device count; with --device-check what it writes as JSON, unless a part failed: then
+    it exits with status 1, and says which.
     """
     chosen, problem = options(arguments, __doc__.split("\n")[0])
     # Without preallocation, so that torch can use the same GPU.
@@ -163,7 +164,10 @@ def main(arguments: list[str] | None = None) -> Any:
     )
     if chosen.device_check:
         with progress:
-            return device_check.run(chosen, console, progress)
+            found = device_check.run(chosen, console, progress)
+        if failed := device_check.failures(found):
+            sys.exit(f"Not done: {', '.join(f'{name} ({why})' for name, why in failed.items())}")
+        return found
     measure, write = heads, bench_report.write_json
     if chosen.maps or chosen.sparse:
         measure = maps

@@ -2,7 +2,10 @@
 
 import json
 import math
+import sys
+import threading
 import time
+from functools import partial
 
 import jax
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 pytest.importorskip("rich")
 from rich.console import Console
 
+from jsoftmax.bench import contestants
 from jsoftmax.bench import run as bench
 from jsoftmax.bench.device import accumulate, accuracy, check, heads, logits, tuning
 from jsoftmax.bench.device.part import Limits
@@ -49,8 +53,7 @@ def test_writes_what_it_found(tmp_path, capsys):
     assert json.loads(path.read_text()) == json.loads(json.dumps(found))
     assert found["versions"]["jax"] == jax.__version__
     assert list(found["parts"]) == list(check.PARTS)
-    failures = {name: part["failure"] for name, part in found["parts"].items()}
-    assert failures == dict.fromkeys(check.PARTS)
+    assert check.failures(found) == {}
     by_margin, by_precision = found["parts"]["accuracy"]["found"]
     assert len(by_margin["errors"]) == 3 * 2
     assert len(by_precision["errors"]) == 2 * 2
@@ -58,6 +61,7 @@ def test_writes_what_it_found(tmp_path, capsys):
         assert error["value"] < 2e-5
         assert error["gradients"] < 2e-5
     assert "0 of 6 beyond the bounds" in " ".join(printed.split())
+    assert "times optax-dense of the same round: jsoftmax: " in " ".join(printed.split())
     (head,) = found["parts"]["heads"]["found"]
     times = {contestant["name"]: len(contestant["times"]) for contestant in head["contestants"]}
     ours = ["jsoftmax", "jsoftmax, 16 rows", "jsoftmax, 8 rows", "jsoftmax-classes"]
@@ -77,14 +81,18 @@ def test_writes_what_it_found(tmp_path, capsys):
         assert f"{name} took " in printed
 
 
-def test_a_part_that_fails_says_why(monkeypatch, capsys):
+def test_a_part_that_fails_says_why(monkeypatch, capsys, tmp_path):
     def failing(limits):
         raise ValueError("no such [/kernel]\nand a long story")
         yield
 
     parts = {"accuracy": (1, failing), "heads": (1, lambda limits: iter([]))}
     monkeypatch.setattr(check, "PARTS", parts)
-    found = bench.main(["--device-check", "--skip", "logits"])["parts"]
+    path = tmp_path / "found.json"
+    with pytest.raises(SystemExit) as exited:  # with this, the status is 1
+        bench.main(["--device-check", "--skip", "logits", "--json", str(path)])
+    assert exited.value.code == "Not done: accuracy (ValueError: no such [/kernel])"
+    found = json.loads(path.read_text())["parts"]
     assert found["accuracy"]["failure"] == "ValueError: no such [/kernel]"
     assert found["accuracy"]["traceback"].rstrip().endswith("and a long story")
     assert found["heads"]["failure"] is None
@@ -93,14 +101,55 @@ def test_a_part_that_fails_says_why(monkeypatch, capsys):
 
 @pytest.mark.usefixtures("_tiny")
 def test_no_time_left(capsys):
-    found = bench.main(["--device-check", "--minutes", "1e-9", "--skip", "accuracy"])["parts"]
-    assert {part["failure"] for part in found.values()} == {"skipped: no time left"}
+    with pytest.raises(SystemExit) as exited:
+        bench.main(["--device-check", "--minutes", "1e-9", "--skip", "accuracy"])
+    skipped = [f"{name} (skipped: no time left)" for name in check.PARTS if name != "accuracy"]
+    assert exited.value.code == f"Not done: {', '.join(skipped)}"
     assert "heads: skipped: no time left" in capsys.readouterr().out
     limits = Limits(1.0, 1, time.perf_counter() - 1, lambda name: None)
     for finding in accuracy.checked(limits):
         assert {e["failure"] for e in finding.entry["errors"]} == {"skipped: no time left"}
     (finding,) = accumulate.inspected(limits)
     assert finding.entry["programs"][0]["failure"] == "skipped: no time left"
+
+
+def test_packages_are_imported_before_threads_start(tmp_path, monkeypatch):
+    (tmp_path / "half_there.py").write_text("import half_there_too, no_such_module")
+    (tmp_path / "half_there_too.py").write_text("")
+    (tmp_path / "all_there.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def prepared(problem, data):
+        return Runner(lambda: None, lambda: 0)
+
+    added = [
+        contestants.Contestant(name, prepared, packages=(name,))
+        for name in ("half-there", "all-there", "not-there")
+    ]
+    monkeypatch.setattr(heads, "CONTESTANTS", [*contestants.CONTESTANTS[:1], *added])
+    monkeypatch.setattr(heads, "HEADS", {"tiny": TINY, "small": TINY._replace(rows=8)})
+    for finding in heads.compared(Limits(1.0, 1, time.perf_counter() + 60, lambda name: None)):
+        failures = {each["name"]: each["failure"] for each in finding.entry["contestants"]}
+        why = "ModuleNotFoundError: No module named 'no_such_module'"
+        assert failures.items() >= {"half-there": why, "all-there": None}.items()
+        assert "not-there" not in failures
+    assert "all_there" in sys.modules
+
+
+def test_some_are_prepared_by_the_calling_thread():
+    threads = {}
+
+    def prepare(name):
+        threads[name] = threading.current_thread()
+        return Runner(lambda: None, lambda: 0)
+
+    names = ["first", "torch", "last"]
+    tasks = {name: partial(prepare, name) for name in names}
+    found = interleaved(tasks, 1, lambda name: None, threads=2, alone=["torch"])
+    assert list(found) == names
+    assert {outcome.failure for outcome in found.values()} == {None}
+    here = threading.current_thread()
+    assert [threads[name] is here for name in names] == [False, True, False]
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -32,6 +32,11 @@ PARTS: dict[str, tuple[int, Part]] = {
 }
 
 
+def failures(report: dict[str, Any]) -> dict[str, str]:
+    """Return why parts failed, or were not begun, by their names."""
+    return {k: part["failure"] for k, part in report["parts"].items() if part["failure"]}
+
+
 def run(chosen: Namespace, console: Console, progress: Progress) -> dict[str, Any]:
     """Run the parts, print what they find, write it to `chosen.json`, and return it."""
     begun = end = time.perf_counter()
