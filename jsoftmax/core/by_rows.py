@@ -26,8 +26,8 @@ def by_rows(
 ) -> Reduced:
     """Return a tree of arrays `[...]` that either function makes of logits `[..., classes]`.
 
-    `more`: arrays `[...]` or `[..., classes]`, or None. `of_block` gets logits `[rows, classes]`,
-    and of the others the same rows.
+    `more`: arrays `[...]` or `[..., classes]`, or None; what is the same for all rows may have
+    size 1 there. `of_block` gets logits `[rows, classes]`, and of the others the same rows.
     """
     if logits.size < _LARGE or _may_be_sharded():
         return at_once(logits, *more)
@@ -47,11 +47,20 @@ def _loop(of_block, leading, *arrays):
     shape, classes = arrays[0].shape[:leading], arrays[0].shape[-1]
     rows = math.prod(shape)
     size = min(rows, max(_FEWEST_ROWS, _BLOCK // classes))
-    # As integers, so that XLA does not convert all logits to float32 before the loop.
-    flat = jax.tree.map(lambda x: bits(x).reshape(rows, *x.shape[leading:]), arrays)
+
+    def flatten(x):
+        # As integers, so that XLA does not convert all logits to float32 before the loop.
+        last = x.shape[leading:]
+        same_for_all = math.prod(x.shape[:leading]) == 1
+        return bits(x if same_for_all else jnp.broadcast_to(x, (*shape, *last))).reshape(-1, *last)
+
+    flat = jax.tree.map(flatten, arrays)
+
+    def cut_rows(x, start):
+        return x if len(x) < rows else lax.dynamic_slice_in_dim(x, start, size)
 
     def block(start):
-        cut = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, size), flat)
+        cut = jax.tree.map(lambda x: cut_rows(x, start), flat)
         return of_block(*jax.tree.map(lambda x, like: from_bits(x, like.dtype), cut, arrays))
 
     # The last block overlaps with the one before.

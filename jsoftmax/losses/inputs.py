@@ -41,7 +41,7 @@ class LossInputs(NamedTuple):
     logits: Array  # the same, 0 where the example is ignored
     labels: Array  # integers [...] or [..., K], or a distribution [..., classes]
     probs: Array | None  # those of SparseLabels
-    where: Array | None  # [..., classes]
+    where: Array | None  # [..., classes], with size 1 where all examples have the same mask
     ignored: Array | None  # booleans [...]; None without `ignore_index`
 
     def stats(
@@ -104,8 +104,11 @@ def loss_inputs(
     logits = as_logits(logits)
     axis = normalize_axis("logits", logits, axis)
     if where is not None:
-        where = jnp.broadcast_to(class_mask(where, logits.shape), logits.shape)
-        where = jnp.moveaxis(where, axis, -1)
+        where = class_mask(where, logits.shape)
+        where = jnp.moveaxis(
+            where.reshape((1,) * (logits.ndim - where.ndim) + where.shape), axis, -1
+        )
+        where = jnp.broadcast_to(where, (*where.shape[:-1], logits.shape[axis]))
     probs, ignored = None, None
     examples = logits.shape[:axis] + logits.shape[axis + 1 :]
     if isinstance(labels, SparseLabels):

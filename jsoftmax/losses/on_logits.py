@@ -22,8 +22,7 @@ from jsoftmax.core.numerics import multiply_no_nan
 from jsoftmax.losses.inputs import loss_inputs, temperature_by_example
 from jsoftmax.losses.of_stats import focal, gce, mae, nll, poly1, sce
 from jsoftmax.losses.protocol import on_centred
-from jsoftmax.stats.centred import Rows, distance_from_top
-from jsoftmax.stats.dense import class_stats, stats_of_rows
+from jsoftmax.stats.dense import class_stats, soft_stats
 from jsoftmax.stats.labels import SparseLabels
 from jsoftmax.stats.logit_stats import LogitStats
 
@@ -83,14 +82,13 @@ def cross_entropy(
         check_shape("class_weight", weights, (classes,), "a weight for every class")
 
     if is_distribution(inputs.labels):
-        rows = Rows(inputs.logits, None, inputs.where, by_example)
-        stats, shift, top = stats_of_rows(rows, fields)
-        of_top = loss_of(stats, shift)
-        q = cast_like(inputs.labels, of_top)
+        q = to_compute_dtype(inputs.labels)
         q = q if weights is None else q * cast_like(weights, q)
+        stats, shift, distance = soft_stats(inputs.logits, q, inputs.where, fields, by_example)
+        of_top = loss_of(stats, shift)
         unsmoothed = 1 - cast_like(label_smoothing, of_top)
-        farther = unsmoothed * distance_from_top(rows, q, top)
-        return multiply_no_nan(jnp.sum(q, -1), of_top) + farther
+        total = jnp.sum(q, -1).astype(of_top.dtype)
+        return multiply_no_nan(total, of_top) + unsmoothed * distance
 
     loss = loss_of(*inputs.stats(fields, by_example))
     if weights is not None:

@@ -22,6 +22,7 @@ from jsoftmax.core.numerics import multiply_no_nan, neg_inf_to_zero
 from jsoftmax.stats.centred import Rows, reduce_centred
 from jsoftmax.stats.labels import at_label, at_labels, check_labels, is_any_label, is_label
 from jsoftmax.stats.logit_stats import LogitStats
+from jsoftmax.stats.soft import reduce_soft
 from jsoftmax.stats.statistics import (
     names_of_sums,
     others_of,
@@ -86,7 +87,7 @@ def centred_stats(
       logits: `[..., classes]`.
       labels: integers `[...]`, or lists `[..., K]`, of which each class in its turn is the true
         one.
-      where: booleans in the shape of the logits, or None.
+      where: booleans of the logits' rank that broadcast against them, or None.
       fields: names of the optional fields that are read.
       temperature: `[...]`, or None.
     """
@@ -98,18 +99,30 @@ def centred_stats(
         stats, shift = _stats(logits, labels, where, fields, to_top=True)
         return stats, shift + offset
     rows = Rows(logits, labels, where, temperature)
-    stats, shift, _ = stats_of_rows(rows, fields)
-    target = jnp.where(_unmasked_label(logits, labels, where), stats.target, -jnp.inf)
-    return stats._replace(target=target), shift
-
-
-def stats_of_rows(rows: Rows, fields: tuple[str, ...] = ()) -> tuple[LogitStats, Array, Array]:
-    """Return centred stats and their shift, of labels that are not masked, and the top."""
     found = reduce_centred(rows, with_mean="mean" in fields)
-    shift = found.top if rows.temperature is None else found.top / rows.temperature
-    absent: Any = None
-    mean = absent if found.mean is None else found.mean
-    return LogitStats(found.target, found.others, absent, mean), shift, found.top
+    target = jnp.where(_unmasked_label(logits, labels, where), found.target, -jnp.inf)
+    return _stats_and_shift(found._replace(target=target), temperature)
+
+
+def soft_stats(
+    logits: Array,
+    q: Array,
+    where: Array | None,
+    fields: tuple[str, ...] = (),
+    temperature: Array | None = None,
+) -> tuple[LogitStats, Array, Array]:
+    """Return the centred stats of the largest logit, their shift, and the distance of q from it.
+
+    With these `sum_j q_j (-log p_j) = (sum_j q_j) (-log p_largest) + distance`.
+    """
+    found = reduce_soft(Rows(logits, q, where, temperature), with_mean="mean" in fields)
+    return (*_stats_and_shift(found, temperature), found.distance)
+
+
+def _stats_and_shift(found, temperature):
+    shift = found.top if temperature is None else found.top / temperature
+    no_runner_up: Any = None
+    return LogitStats(found.target, found.others, no_runner_up, found.mean), shift
 
 
 def class_stats(logits: Array, where: Array | None) -> LogitStats:
@@ -134,7 +147,8 @@ def _stats(logits, labels, where, fields, *, to_top):
     shape, classes = labels.shape, logits.shape[-1]
     if labels.ndim == logits.ndim:  # lists are gathered and scattered as [N, K]
         labels, logits = labels.reshape(-1, shape[-1]), logits.reshape(-1, classes)
-        where = None if where is None else where.reshape(-1, classes)
+        if where is not None:
+            where = jnp.broadcast_to(where, (*shape[:-1], classes)).reshape(-1, classes)
     target, runner_up, others = _reduce(fields, logits, labels, where)
     unmasked = _unmasked_label(logits, labels, where)
     made = to_stats(target, labels, unmasked, runner_up, others, fields, centred=to_top)
@@ -146,8 +160,13 @@ def _unmasked_label(logits, labels, where):
     if where is None:
         return jnp.ones(labels.shape, bool)
     classes = logits.shape[-1]
-    index = labels if labels.ndim == logits.ndim else labels[..., None]
-    kept = jnp.take_along_axis(where, jnp.clip(index, 0, classes - 1), -1).reshape(labels.shape)
+    if where.size == classes:  # the same for all examples
+        kept = where.reshape(-1).at[labels].get(mode="clip")
+    else:
+        index = labels if labels.ndim == logits.ndim else labels[..., None]
+        where = jnp.broadcast_to(where, logits.shape)
+        kept = jnp.take_along_axis(where, jnp.clip(index, 0, classes - 1), -1)
+        kept = kept.reshape(labels.shape)
     return kept | (labels < 0) | (labels >= classes)  # its target stays NaN
 
 
