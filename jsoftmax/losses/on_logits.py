@@ -84,10 +84,10 @@ def cross_entropy(
     if is_distribution(inputs.labels):
         q = to_compute_dtype(inputs.labels)
         q = q if weights is None else q * cast_like(weights, q)
-        stats, shift, distance = soft_stats(inputs.logits, q, inputs.where, fields, by_example)
+        of_logits = inputs.logits, q, inputs.where
+        stats, shift, total, distance = soft_stats(*of_logits, fields, by_example)
         of_top = loss_of(stats, shift)
         unsmoothed = 1 - cast_like(label_smoothing, of_top)
-        total = jnp.sum(q, -1).astype(of_top.dtype)
         return multiply_no_nan(total, of_top) + unsmoothed * distance
 
     loss = loss_of(*inputs.stats(fields, by_example))

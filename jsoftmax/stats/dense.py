@@ -110,13 +110,13 @@ def soft_stats(
     where: Array | None,
     fields: tuple[str, ...] = (),
     temperature: Array | None = None,
-) -> tuple[LogitStats, Array, Array]:
-    """Return the centred stats of the largest logit, their shift, and the distance of q from it.
+) -> tuple[LogitStats, Array, Array, Array]:
+    """Return centred stats of the largest logit, their shift, the sum of q, and its distance.
 
     With these `sum_j q_j (-log p_j) = (sum_j q_j) (-log p_largest) + distance`.
     """
     found = reduce_soft(Rows(logits, q, where, temperature), with_mean="mean" in fields)
-    return (*_stats_and_shift(found, temperature), found.distance)
+    return (*_stats_and_shift(found, temperature), found.total, found.distance)
 
 
 def _stats_and_shift(found, temperature):

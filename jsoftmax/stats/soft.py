@@ -11,7 +11,7 @@ All sums are made in one go over blocks of rows (core/by_rows.py), and the gradi
 with P and R the parts of sum_j q_j that are at the top and elsewhere,
 
     d others / dd_j = exp(d_j - others), at the top (n - 1)/n exp(-others)
-    d distance / dd_j = -q_j, at the top R/n + (P/n - q_j), where the second term is 0 if n = 1
+    d distance / dd_j = -q_j, at the top R/n + (P/n - q_j), of which the second term is 0 if n = 1
 """
 
 from functools import partial
@@ -34,12 +34,7 @@ class Soft(NamedTuple):
     others: Array
     mean: Array | None  # None unless it is read
     distance: Array
-
-
-class _Ties(NamedTuple):
-    count: Array  # of the classes at the top
-    inside: Array  # the label's part there
-    outside: Array  # and elsewhere
+    total: Array  # sum_j q_j
 
 
 def reduce_soft(rows: Rows, *, with_mean: bool) -> Soft:
@@ -49,24 +44,25 @@ def reduce_soft(rows: Rows, *, with_mean: bool) -> Soft:
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _reduce(with_mean, rows):
-    return _reduced(with_mean, rows)[0]
+    return _reduced(rows, with_mean, with_elsewhere=False)[0]
 
 
 @_reduce.defjvp
 def _reduce_jvp(with_mean, primals, tangents):
     (rows,), (d_rows,) = primals, tangents
-    out, ties = _reduced(with_mean, rows)
-    return out, _tangents(with_mean, rows, out.top, out.others, ties, d_rows)
+    out, count, elsewhere = _reduced(rows, with_mean, with_elsewhere=True)
+    return out, _tangents(with_mean, rows, out, count, elsewhere, d_rows)
 
 
-def _reduced(with_mean, rows):
+def _reduced(rows, with_mean, with_elsewhere):
     def of_block(*rows):
-        return _of_block(Rows(*rows), with_mean)
+        return _of_block(Rows(*rows), with_mean, with_elsewhere)
 
     return by_rows(of_block, of_block, *rows)
 
 
-def _of_block(rows, with_mean):
+def _of_block(rows, with_mean, with_elsewhere):
+    """Return the numbers, how many classes are at the top, and how much of q is elsewhere."""
     z = rows.masked()
     q = rows.labels.astype(z.dtype)
     top = largest(z)
@@ -77,31 +73,32 @@ def _of_block(rows, with_mean):
     total = jnp.sum(jnp.exp(rows.relative(of_others, runner_up)), -1)
     others = log_or_neg_inf(total - (count > 1).astype(z.dtype))
     others += rows.relative(runner_up[..., None], top)[..., 0]
-    inside = jnp.sum(jnp.where(at_top, q, 0), -1)
-    outside = jnp.sum(jnp.where(at_top, 0, q), -1)
+    elsewhere = jnp.sum(jnp.where(at_top, 0, q), -1) if with_elsewhere else None
     d = rows.relative(z, top)
     mean = rows.mean(d) if with_mean else None
     distance = jnp.sum(multiply_no_nan(q, -d), -1)
-    found = Soft(top, jnp.zeros_like(top), others, mean, distance)
-    return found, _Ties(count, inside, outside)
+    found = Soft(top, jnp.zeros_like(top), others, mean, distance, jnp.sum(q, -1))
+    return found, count, elsewhere
 
 
 @partial(jax.checkpoint, prevent_cse=False, static_argnums=(0,))
-def _tangents(with_mean, rows, top, others, ties, d_rows):
-    d = rows.relative(rows.masked(), top)
+def _tangents(with_mean, rows, out, count, elsewhere, d_rows):
+    d = rows.relative(rows.masked(), out.top)
     dd = rows.relative_tangent(d, d_rows)
     q, dq = (x.astype(d.dtype) for x in (rows.labels, d_rows.labels))
-    ties = ties._replace(count=jnp.maximum(ties.count, 1))
-    n, inside, outside = (x[..., None] for x in ties)
-    at_top, off = d == 0, d == -jnp.inf
-    p = jnp.exp(d - neg_inf_to_zero(others)[..., None])
-    of_others = jnp.where(at_top, (n - 1) / n * p, p)
-    of_distance = jnp.where(at_top, outside / n + (inside / n - q), jnp.where(off, 0, -q))
+    share = 1 / jnp.maximum(count, 1)
+    at_each = (out.total - elsewhere) * share
+    at_top, off, alone = d == 0, d == -jnp.inf, (count == 1)[..., None]
+    p = jnp.exp(d - neg_inf_to_zero(out.others)[..., None])
+    of_others = jnp.where(at_top, (1 - share)[..., None] * p, p)
+    of_top = (elsewhere * share)[..., None] + jnp.where(alone, 0, at_each[..., None] - q)
+    of_distance = jnp.where(at_top, of_top, jnp.where(off, 0, -q))
     distance = jnp.where((q == 0) & off, 0, -d)  # as in multiply_no_nan
     return Soft(
-        jnp.zeros_like(top),
-        jnp.sum(jnp.where(at_top, dd / n, 0), -1),
+        jnp.zeros_like(out.top),
+        share * jnp.sum(jnp.where(at_top, dd, 0), -1),
         jnp.sum(of_others * dd, -1),
         rows.mean(jnp.where(off, 0, dd)) if with_mean else None,
         jnp.sum(of_distance * dd + dq * distance, -1),
+        jnp.sum(dq, -1),
     )
