@@ -17,7 +17,6 @@ from jsoftmax.core.arguments import (
     normalize_axis,
 )
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
-from jsoftmax.core.numerics import neg_inf_to_zero
 
 ArrayAxis = int | tuple[int, ...]
 
@@ -56,14 +55,22 @@ def centred(
     not depend on a common offset. It is subtracted before the division: the other order gives NaN
     or a wrong zero when z / T is rounded differently in the two places that use it.
     """
-    z = masked_logits(logits, axis, where)
+    for one in (axis,) if isinstance(axis, int) else axis:
+        normalize_axis("logits", logits, one)
+    z = mask_classes(
+        logits if jnp.issubdtype(logits.dtype, jnp.floating) else to_compute_dtype(logits), where
+    )
+    # Before the conversion, which XLA would make twice.
     top = lax.stop_gradient(jnp.max(z, axis, keepdims=True, initial=-jnp.inf))
+    z, top = to_compute_dtype(z), to_compute_dtype(top)
     return relative(z, top, temperature), top
 
 
 def relative(z: Array, reference: Array, temperature: ArrayLike) -> Array:
     """Return `(z - reference) / T`, -inf where z is -inf; `reference` has the class axis kept."""
-    d = z - neg_inf_to_zero(reference)
+    # If all are masked, it is -inf. A minimum stays in one loop with what is around it on a CPU,
+    # where a select would not.
+    d = z - jnp.maximum(reference, jnp.finfo(z.dtype).min)
     if is_static(temperature, 1):
         return d
     check_at_least("temperature", temperature, 0, strict=True)

@@ -14,7 +14,12 @@ from jax.typing import ArrayLike
 from jsoftmax.core.arguments import as_logits, check_per_example
 from jsoftmax.core.dtypes import cast_like
 from jsoftmax.core.masking import ArrayAxis, centred
-from jsoftmax.core.numerics import exp_nonpositive, neg_inf_to_zero, sigmoid, softplus
+from jsoftmax.core.numerics import (
+    exp_nonpositive,
+    neg_inf_to_zero,
+    sigmoid,
+    softplus,
+)
 
 
 def softmax(
@@ -156,17 +161,10 @@ def _log_softmax(d, axis):
 
 @_log_softmax.defjvp
 def _log_softmax_jvp(axis, primals, tangents):
+    # d log p_i = dz_i - sum_j p_j dz_j, without a gradient to a class at -inf
     (d,), (dd,) = primals, tangents
-    log_p = _log_softmax(d, axis)
-    return log_p, _log_softmax_tangent(log_p, dd, axis)
-
-
-# d log p_i = dz_i - sum_j p_j dz_j, and 0 for a class at -inf. The checkpoint saves only log p for
-# the backward pass, and not p and a mask as well.
-@partial(jax.checkpoint, static_argnums=(2,))
-def _log_softmax_tangent(log_p, dd, axis):
-    mean = jnp.sum(jnp.exp(log_p) * dd, axis, keepdims=True)
-    return jnp.where(log_p == -jnp.inf, 0, dd - mean)
+    total, d_total = _logsumexp_jvp(axis, primals, tangents)
+    return d - total, jnp.where(d == -jnp.inf, 0, dd) - d_total
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -178,7 +176,9 @@ def _logsumexp(d, axis):
 def _logsumexp_jvp(axis, primals, tangents):
     # d log sum_j exp z_j = sum_j p_j dz_j
     (d,), (dd,) = primals, tangents
-    return _logsumexp(d, axis), jnp.sum(_softmax(d, axis) * dd, axis, keepdims=True)
+    e = exp_nonpositive(d)
+    total = jnp.maximum(jnp.sum(e, axis, keepdims=True), 1)
+    return jnp.log(total), jnp.sum(e * dd, axis, keepdims=True) / total
 
 
 def _log_odds_against(sink, d, top, axis, temperature):
