@@ -2,7 +2,8 @@
 
 XLA's CPU backend writes most of what it sums over the classes to memory first, as large as the
 logits. In a loop over blocks of rows that stays in the cache. Other backends sum without writing,
-and need no loop.
+and need no loop. (Logits of 16 bits that backend converts to float32 before the loop, all at once.
+As integers, which it does not convert, they would have no derivative.)
 """
 
 import math
@@ -12,8 +13,6 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-
-from jsoftmax.core.dtypes import bits, from_bits
 
 Reduced = TypeVar("Reduced")
 _LARGE = 1 << 22  # fewer logits are not worth a loop
@@ -49,10 +48,9 @@ def _loop(of_block, leading, *arrays):
     size = min(rows, max(_FEWEST_ROWS, _BLOCK // classes))
 
     def flatten(x):
-        # As integers, so that XLA does not convert all logits to float32 before the loop.
         last = x.shape[leading:]
         same_for_all = math.prod(x.shape[:leading]) == 1
-        return bits(x if same_for_all else jnp.broadcast_to(x, (*shape, *last))).reshape(-1, *last)
+        return (x if same_for_all else jnp.broadcast_to(x, (*shape, *last))).reshape(-1, *last)
 
     flat = jax.tree.map(flatten, arrays)
 
@@ -60,8 +58,7 @@ def _loop(of_block, leading, *arrays):
         return x if len(x) < rows else lax.dynamic_slice_in_dim(x, start, size)
 
     def block(start):
-        cut = jax.tree.map(lambda x: cut_rows(x, start), flat)
-        return of_block(*jax.tree.map(lambda x, like: from_bits(x, like.dtype), cut, arrays))
+        return of_block(*jax.tree.map(lambda x: cut_rows(x, start), flat))
 
     # The last block overlaps with the one before.
     blocks = -(-rows // size)

@@ -57,10 +57,8 @@ def centred(
     """
     for one in (axis,) if isinstance(axis, int) else axis:
         normalize_axis("logits", logits, one)
-    z = mask_classes(
-        logits if jnp.issubdtype(logits.dtype, jnp.floating) else to_compute_dtype(logits), where
-    )
-    # Before the conversion, which XLA would make twice.
+    z = mask_classes(logits, where)
+    # Found before the conversion, which XLA would make twice.
     top = lax.stop_gradient(jnp.max(z, axis, keepdims=True, initial=-jnp.inf))
     z, top = to_compute_dtype(z), to_compute_dtype(top)
     return relative(z, top, temperature), top

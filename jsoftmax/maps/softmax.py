@@ -161,10 +161,16 @@ def _log_softmax(d, axis):
 
 @_log_softmax.defjvp
 def _log_softmax_jvp(axis, primals, tangents):
-    # d log p_i = dz_i - sum_j p_j dz_j, without a gradient to a class at -inf
     (d,), (dd,) = primals, tangents
-    total, d_total = _logsumexp_jvp(axis, primals, tangents)
-    return d - total, jnp.where(d == -jnp.inf, 0, dd) - d_total
+    return _log_softmax(d, axis), _log_softmax_tangent(d, dd, axis)
+
+
+# d log p_i = dz_i - sum_j p_j dz_j, without a gradient to a class at -inf. The checkpoint saves
+# only d for the backward pass, and not exponentials and a mask as well.
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=(2,))
+def _log_softmax_tangent(d, dd, axis):
+    mean = _logsumexp_jvp(axis, (d,), (dd,))[1]
+    return jnp.where(d == -jnp.inf, 0, dd) - mean
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))

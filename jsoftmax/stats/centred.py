@@ -1,13 +1,14 @@
 r"""Statistics of logits that are in memory, for losses that no common shift of the logits changes.
 
-    d_j = (z_j - max z) / T       e_j = exp(d_j + 8), 0 at the label
+    d_j = (z_j - max z) / T       e_j = 2^12 exp(d_j), 0 at the label
 
-    others = log sum_j e_j - 8        mean = sum_j d_j / count
+    others = log(2^-12 sum_j e_j)        mean = sum_j d_j / count
 
-Without the 8 the other classes underflow where the model is right by log-odds of 80 among a
-thousand, and a loss could still tell. With it they do not among three million. A larger number
-would cost digits, since d_j is rounded to those of the sum. Beyond log-odds of 87 what the losses
-tell is below the smallest float32 anyway; `others` may be -inf.
+Without the factor the other classes underflow where the model is right by log-odds of 80 among a
+thousand, and a loss could still tell. With it they do not among three million. Most of it goes into
+the exponent, as 8: d_j + 8 has as many digits as d_j, and a larger number would cost some. That e_j
+is a power of two where d_j is 0 keeps sums of equal logits exact. Beyond log-odds of 87 what the
+losses tell is below the smallest float32 anyway; `others` may be -inf.
 
 What XLA makes of it decides the speed of the plain call on logits.
 - The derivative is e_j times a number per example, the same expression as in the value. So there is
@@ -30,7 +31,8 @@ from jsoftmax.core.masking import mask_classes
 from jsoftmax.core.numerics import log_or_neg_inf, neg_inf_to_zero
 from jsoftmax.stats.labels import at_label, is_label
 
-_HEADROOM = 8.0
+_SCALE = 2.0**12
+_HEADROOM = 8.0  # its part in the exponent
 
 
 class Rows(NamedTuple):
@@ -119,9 +121,9 @@ def _at_once(rows, with_mean):
     d = rows.relative(z, top)
     total = jnp.sum(_exp(d, _off_label(d, rows.labels)), -1)
     # Scaled back before the logarithm, which keeps more digits; if that underflows, after it.
-    tiny = total < 1e-30
-    others = log_or_neg_inf(total * jnp.where(tiny, 1, math.exp(-_HEADROOM)).astype(z.dtype))
-    others -= jnp.where(tiny, _HEADROOM, 0).astype(z.dtype)
+    tiny = total < 1e-34
+    others = log_or_neg_inf(total * jnp.where(tiny, 1, 1 / _SCALE).astype(z.dtype))
+    others -= jnp.where(tiny, math.log(_SCALE), 0).astype(z.dtype)
     return top, others, rows.mean(d) if with_mean else None, total
 
 
@@ -165,7 +167,8 @@ def _off_label(d, labels):
 @jax.custom_jvp
 def _exp(d, off_label):
     # Above 0 is only what was rounded differently when the top was found, and must not overflow.
-    return off_label * jnp.exp(jnp.minimum(d + _HEADROOM, _HEADROOM + 4))
+    e = jnp.exp(jnp.minimum(d + _HEADROOM, _HEADROOM + 4))
+    return off_label * (_SCALE * math.exp(-_HEADROOM)) * e
 
 
 @_exp.defjvp

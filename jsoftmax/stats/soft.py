@@ -4,14 +4,12 @@ With d_j = (z_j - max z) / T, and q the label, the loss measures q from the larg
 
     -sum_j q_j log p_j = (sum_j q_j) softplus(others) + distance        distance = sum_j q_j (-d_j)
 
-Both terms are positive, so nothing cancels. `others` is of all classes but the largest; if n attain
-it, the n - 1 remaining ones are among the others, and the gradient of the largest is shared evenly.
+where `others` is of all classes but that one, the first if several are as large. Both terms are
+positive, so nothing cancels. All sums are made in one go over blocks of rows (core/by_rows.py), and
+the gradient is elementwise: with R the part of sum_j q_j that is not at the top,
 
-All sums are made in one go over blocks of rows (core/by_rows.py), and the gradient is elementwise:
-with P and R the parts of sum_j q_j that are at the top and elsewhere,
-
-    d others / dd_j = exp(d_j - others), at the top (n - 1)/n exp(-others)
-    d distance / dd_j = -q_j, at the top R/n + (P/n - q_j), of which the second term is 0 if n = 1
+    d others / dd_j = exp(d_j) / exp(others), at the top 0
+    d distance / dd_j = -q_j, at the top R
 """
 
 from functools import partial
@@ -22,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core.by_rows import by_rows
-from jsoftmax.core.numerics import log_or_neg_inf, multiply_no_nan, neg_inf_to_zero
+from jsoftmax.core.numerics import exp_nonpositive, log_or_neg_inf, multiply_no_nan
 from jsoftmax.stats.centred import Rows, largest
 
 
@@ -35,6 +33,15 @@ class Soft(NamedTuple):
     mean: Array | None  # None unless it is read
     distance: Array
     total: Array  # sum_j q_j
+
+
+class _Parts(NamedTuple):
+    """Numbers per example that the derivative needs."""
+
+    index: Array  # of the class at the top
+    runner_up: Array  # the largest logit of the others
+    sum_exp: Array  # of the others, relative to the runner-up
+    elsewhere: Array | None  # how much of q is not at the top; None for the value alone
 
 
 def reduce_soft(rows: Rows, *, with_mean: bool) -> Soft:
@@ -50,8 +57,8 @@ def _reduce(with_mean, rows):
 @_reduce.defjvp
 def _reduce_jvp(with_mean, primals, tangents):
     (rows,), (d_rows,) = primals, tangents
-    out, count, elsewhere = _reduced(rows, with_mean, with_elsewhere=True)
-    return out, _tangents(with_mean, rows, out, count, elsewhere, d_rows)
+    out, parts = _reduced(rows, with_mean, with_elsewhere=True)
+    return out, _tangents(with_mean, rows, out.top, parts, d_rows)
 
 
 def _reduced(rows, with_mean, with_elsewhere):
@@ -62,42 +69,43 @@ def _reduced(rows, with_mean, with_elsewhere):
 
 
 def _of_block(rows, with_mean, with_elsewhere):
-    """Return the numbers, how many classes are at the top, and how much of q is elsewhere."""
     z = rows.masked()
     q = rows.labels.astype(z.dtype)
     top = largest(z)
-    at_top = z == top[..., None]
-    count = jnp.sum(at_top, -1).astype(z.dtype)
-    of_others = jnp.where(at_top & (count == 1)[..., None], -jnp.inf, z)
+    # As a minimum: XLA's argmax is slow on a CPU.
+    classes = jnp.arange(z.shape[-1])
+    index = jnp.min(jnp.where(z == top[..., None], classes, z.shape[-1]), -1)
+    at_top = classes == index[..., None]
+    of_others = jnp.where(at_top, -jnp.inf, z)
     runner_up = largest(of_others)
-    total = jnp.sum(jnp.exp(rows.relative(of_others, runner_up)), -1)
-    others = log_or_neg_inf(total - (count > 1).astype(z.dtype))
-    others += rows.relative(runner_up[..., None], top)[..., 0]
-    elsewhere = jnp.sum(jnp.where(at_top, 0, q), -1) if with_elsewhere else None
+    sum_exp = jnp.sum(exp_nonpositive(rows.relative(of_others, runner_up)), -1)
+    others = log_or_neg_inf(sum_exp) + rows.relative(runner_up[..., None], top)[..., 0]
+    # It is 0, but its derivative is that of the largest logit.
+    target = rows.relative(jnp.take_along_axis(z, index[..., None], -1, mode="clip"), top)[..., 0]
+    target = jnp.where(index < z.shape[-1], target, 0)
     d = rows.relative(z, top)
+    distance = jnp.sum(multiply_no_nan(q, target[..., None] - d), -1)
     mean = rows.mean(d) if with_mean else None
-    distance = jnp.sum(multiply_no_nan(q, -d), -1)
-    found = Soft(top, jnp.zeros_like(top), others, mean, distance, jnp.sum(q, -1))
-    return found, count, elsewhere
+    elsewhere = jnp.sum(jnp.where(at_top, 0, q), -1) if with_elsewhere else None
+    found = Soft(top, target, others, mean, distance, jnp.sum(q, -1))
+    return found, _Parts(index, runner_up, sum_exp, elsewhere)
 
 
 @partial(jax.checkpoint, prevent_cse=False, static_argnums=(0,))
-def _tangents(with_mean, rows, out, count, elsewhere, d_rows):
-    d = rows.relative(rows.masked(), out.top)
+def _tangents(with_mean, rows, top, parts, d_rows):
+    z = rows.masked()
+    d = rows.relative(z, top)
     dd = rows.relative_tangent(d, d_rows)
     q, dq = (x.astype(d.dtype) for x in (rows.labels, d_rows.labels))
-    share = 1 / jnp.maximum(count, 1)
-    at_each = (out.total - elsewhere) * share
-    at_top, off, alone = d == 0, d == -jnp.inf, (count == 1)[..., None]
-    p = jnp.exp(d - neg_inf_to_zero(out.others)[..., None])
-    of_others = jnp.where(at_top, (1 - share)[..., None] * p, p)
-    of_top = (elsewhere * share)[..., None] + jnp.where(alone, 0, at_each[..., None] - q)
-    of_distance = jnp.where(at_top, of_top, jnp.where(off, 0, -q))
+    at_top, off = jnp.arange(z.shape[-1]) == parts.index[..., None], d == -jnp.inf
+    p = exp_nonpositive(rows.relative(z, parts.runner_up))
+    p /= jnp.where(parts.sum_exp == 0, 1, parts.sum_exp)[..., None]
+    of_distance = jnp.where(at_top, parts.elsewhere[..., None], jnp.where(off, 0, -q))
     distance = jnp.where((q == 0) & off, 0, -d)  # as in multiply_no_nan
     return Soft(
-        jnp.zeros_like(out.top),
-        share * jnp.sum(jnp.where(at_top, dd, 0), -1),
-        jnp.sum(of_others * dd, -1),
+        jnp.zeros_like(top),
+        jnp.sum(jnp.where(at_top, dd, 0), -1),
+        jnp.sum(jnp.where(at_top, 0, p) * dd, -1),
         rows.mean(jnp.where(off, 0, dd)) if with_mean else None,
         jnp.sum(of_distance * dd + dq * distance, -1),
         jnp.sum(dq, -1),

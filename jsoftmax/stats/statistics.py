@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsoftmax.core.collectives import NO_CLASS, MeshAxes, packed_psum
-from jsoftmax.core.numerics import log_or_neg_inf, neg_inf_to_zero
+from jsoftmax.core.numerics import exp_nonpositive, log_or_neg_inf, neg_inf_to_zero
 from jsoftmax.stats.labels import first_of_equals
 from jsoftmax.stats.logit_stats import LogitStats
 
@@ -48,16 +48,9 @@ class Field(NamedTuple):
     value: Callable[[Sums, Array, Array, Array], Array]  # (sums, top, target, target is unmasked)
 
 
-def _exp(d):
-    # `exp_nonpositive` in a form of which XLA's CPU backend stores no array of the logits' size
-    # for the gradient. (Of softmax it stores one less with the other form.)
-    excess = jnp.maximum(d, 0)
-    return jnp.exp(jnp.where(d > 0, excess - lax.stop_gradient(excess), d))
-
-
 SUMS = {
     "exp": Sum(
-        lambda z, d, unmasked: _exp(d),
+        lambda z, d, unmasked: exp_nonpositive(d),
         lambda sums, rise: sums["exp"] * jnp.exp(-rise),
     ),
     "linear": Sum(
