@@ -143,7 +143,7 @@ def logsumexp(
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _softmax(d, axis):
     e = exp_nonpositive(d)
-    return e / jnp.maximum(jnp.sum(e, axis, keepdims=True), 1)
+    return e / _sum(e, axis)
 
 
 @_softmax.defjvp
@@ -175,7 +175,7 @@ def _log_softmax_tangent(d, dd, axis):
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _logsumexp(d, axis):
-    return jnp.log(jnp.maximum(jnp.sum(exp_nonpositive(d), axis, keepdims=True), 1))
+    return jnp.log(_sum(exp_nonpositive(d), axis))
 
 
 @_logsumexp.defjvp
@@ -183,8 +183,16 @@ def _logsumexp_jvp(axis, primals, tangents):
     # d log sum_j exp z_j = sum_j p_j dz_j
     (d,), (dd,) = primals, tangents
     e = exp_nonpositive(d)
-    total = jnp.maximum(jnp.sum(e, axis, keepdims=True), 1)
+    total = _sum(e, axis)
     return jnp.log(total), jnp.sum(e * dd, axis, keepdims=True) / total
+
+
+def _sum(e, axis):
+    """Return the sum, which is at least 1, and 1/2 where all classes are masked.
+
+    Not 1: at a tie the maximum would have half the derivative.
+    """
+    return jnp.maximum(jnp.sum(e, axis, keepdims=True), 0.5)
 
 
 def _log_odds_against(sink, d, top, axis, temperature):
