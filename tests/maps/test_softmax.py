@@ -1,5 +1,6 @@
 """softmax, log_softmax and logsumexp: options per example, and numbers known from elsewhere."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
@@ -29,6 +30,24 @@ def test_logsumexp_keepdims():
 
 
 # --- numbers known from elsewhere ---
+
+
+def test_second_derivatives_where_the_sum_is_1_to_rounding():
+    z = jnp.array([30.0, 1.0, -80.0, 29.0])
+    alone = z.at[3].set(0.0)  # exp(z - 30) of the others is below the rounding of 1
+
+    @jax.jit
+    def hessians(z):
+        functions = js.logsumexp, lambda z: js.log_softmax(z)[1]
+        return [jax.hessian(function)(z) for function in functions]
+
+    for logits in (z, alone):
+        x = np.asarray(logits, np.float64)
+        p = oracles.softmax(x)
+        of_sum = np.diag(p) - np.outer(p, p)
+        found, of_log = hessians(logits)
+        assert_allclose(found, of_sum, rtol=1e-5, atol=1e-12)
+        assert_allclose(of_log, -of_sum, rtol=1e-5, atol=1e-12)
 
 
 def test_softmax_of_one_two_three():
