@@ -41,9 +41,13 @@ def mask_classes(logits: Array, where: ArrayLike | None) -> Array:
 
 def masked_logits(logits: Array, axis: ArrayAxis, where: ArrayLike | None) -> Array:
     """Return logits in their compute dtype, with -inf for masked classes."""
+    return to_compute_dtype(_masked(logits, axis, where))
+
+
+def _masked(logits, axis, where):
     for one in (axis,) if isinstance(axis, int) else axis:
         normalize_axis("logits", logits, one)
-    return mask_classes(to_compute_dtype(logits), where)
+    return mask_classes(logits, where)
 
 
 def centred(
@@ -55,9 +59,7 @@ def centred(
     not depend on a common offset. It is subtracted before the division: the other order gives NaN
     or a wrong zero when z / T is rounded differently in the two places that use it.
     """
-    for one in (axis,) if isinstance(axis, int) else axis:
-        normalize_axis("logits", logits, one)
-    z = mask_classes(logits, where)
+    z = _masked(logits, axis, where)
     # Found before the conversion, which XLA would make twice.
     top = lax.stop_gradient(jnp.max(z, axis, keepdims=True, initial=-jnp.inf))
     z, top = to_compute_dtype(z), to_compute_dtype(top)
@@ -66,7 +68,7 @@ def centred(
 
 def relative(z: Array, reference: Array, temperature: ArrayLike) -> Array:
     """Return `(z - reference) / T`, -inf where z is -inf; `reference` has the class axis kept."""
-    # If all are masked, it is -inf. A minimum stays in one loop with what is around it on a CPU,
+    # If all are masked, it is -inf. A maximum stays in one loop with what is around it on a CPU,
     # where a select would not.
     d = z - jnp.maximum(reference, jnp.finfo(z.dtype).min)
     if is_static(temperature, 1):

@@ -22,6 +22,7 @@ from jsoftmax.core.numerics import multiply_no_nan
 from jsoftmax.losses.inputs import loss_inputs, temperature_by_example
 from jsoftmax.losses.of_stats import focal, gce, mae, nll, poly1, sce
 from jsoftmax.losses.protocol import on_centred
+from jsoftmax.stats.centred import Rows
 from jsoftmax.stats.dense import class_stats, soft_stats
 from jsoftmax.stats.labels import SparseLabels
 from jsoftmax.stats.logit_stats import LogitStats
@@ -84,8 +85,8 @@ def cross_entropy(
     if is_distribution(inputs.labels):
         q = to_compute_dtype(inputs.labels)
         q = q if weights is None else q * cast_like(weights, q)
-        of_logits = inputs.logits, q, inputs.where
-        stats, shift, total, distance = soft_stats(*of_logits, fields, by_example)
+        rows = Rows(inputs.logits, q, inputs.where, by_example)
+        stats, shift, total, distance = soft_stats(rows, fields)
         of_top = loss_of(stats, shift)
         unsmoothed = 1 - cast_like(label_smoothing, of_top)
         return multiply_no_nan(total, of_top) + unsmoothed * distance

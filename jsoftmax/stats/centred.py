@@ -83,6 +83,7 @@ def largest(z: Array) -> Array:
     return lax.stop_gradient(neg_inf_to_zero(jnp.max(z, -1)))
 
 
+@partial(jax.jit, static_argnames="with_mean")  # or a loop outside of jit would compile each time
 def reduce_centred(rows: Rows, *, with_mean: bool) -> Centred:
     """Reduce the logits to the numbers of which the losses are functions."""
     return _reduce(with_mean, rows)

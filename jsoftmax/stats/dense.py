@@ -104,19 +104,14 @@ def centred_stats(
     return _stats_and_shift(found._replace(target=target), temperature)
 
 
-def soft_stats(
-    logits: Array,
-    q: Array,
-    where: Array | None,
-    fields: tuple[str, ...] = (),
-    temperature: Array | None = None,
-) -> tuple[LogitStats, Array, Array, Array]:
+def soft_stats(rows: Rows, fields: tuple[str, ...] = ()) -> tuple[LogitStats, Array, Array, Array]:
     """Return centred stats of the largest logit, their shift, the sum of q, and its distance.
 
-    With these `sum_j q_j (-log p_j) = (sum_j q_j) (-log p_largest) + distance`.
+    q is the labels of the rows. With these, `sum_j q_j (-log p_j)` is
+    `(sum_j q_j) (-log p_largest) + distance`.
     """
-    found = reduce_soft(Rows(logits, q, where, temperature), with_mean="mean" in fields)
-    return (*_stats_and_shift(found, temperature), found.total, found.distance)
+    found = reduce_soft(rows, with_mean="mean" in fields)
+    return (*_stats_and_shift(found, rows.temperature), found.total, found.distance)
 
 
 def _stats_and_shift(found, temperature):

@@ -44,6 +44,7 @@ class _Parts(NamedTuple):
     elsewhere: Array | None  # how much of q is not at the top; None for the value alone
 
 
+@partial(jax.jit, static_argnames="with_mean")  # as `reduce_centred`
 def reduce_soft(rows: Rows, *, with_mean: bool) -> Soft:
     """Reduce logits, with a distribution as labels, to the numbers that cross-entropy needs."""
     return _reduce(with_mean, rows)

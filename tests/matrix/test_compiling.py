@@ -8,6 +8,7 @@ import pytest
 from cases import LOSSES, MAPS, Case, head, over
 
 import jsoftmax as js
+from jsoftmax.core import by_rows
 
 pytestmark = pytest.mark.slow
 
@@ -127,3 +128,15 @@ def test_a_changed_value_is_seen():
         expected = js.weighted_mean(loss(js.logit_stats(Z, Y)))
         for found in (js.linear_loss(X, W, Y, loss), sharded(X, W, Y)):
             assert jnp.allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_losses_in_blocks_of_rows(soft, monkeypatch):
+    monkeypatch.setattr(by_rows, "_LARGE", 0)
+    monkeypatch.setattr(by_rows, "_may_be_sharded", lambda: False)
+    z, labels = jnp.cos(jnp.arange(44.0)).reshape(11, 4), jnp.arange(11) % 4
+    given = jax.nn.one_hot(labels, 4) if soft else labels
+    for options in ({}, {"label_smoothing": 0.1}, {"temperature": 2.0}):
+        loss = partial(js.cross_entropy, labels=given, **options)
+        assert compiles(loss, z) == 0
+        assert compiles(jax.grad(lambda z, loss=loss: loss(z).sum()), z) == 0
