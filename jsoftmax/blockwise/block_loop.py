@@ -13,8 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jsoftmax.core.dtypes import bits, from_bits
-
 
 def over_blocks(
     body: Callable, carry: Any, size: int, block: int, inputs: Any = None
@@ -59,15 +57,14 @@ def add_rows(total: Array, start: Any, added: Array) -> Array:
 
 
 # On a CPU, XLA turns slices of bfloat16 into slices of a float32 copy of the whole array, and moves
-# that copy out of the loop. Slices of its bits it leaves alone.
+# that copy out of the loop. Where it can not be moved, only what is sliced is copied.
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _slice(x, start, size):
     if x.dtype.itemsize > 2:
         return lax.dynamic_slice_in_dim(x, start, size)
-    x, start = lax.optimization_barrier((x, start))  # or the bits would be copied out of the loop
-    return from_bits(lax.dynamic_slice_in_dim(bits(x), start, size), x.dtype)
+    return lax.dynamic_slice_in_dim(*lax.optimization_barrier((x, start)), size)
 
 
 @_slice.defjvp

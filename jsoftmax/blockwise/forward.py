@@ -70,7 +70,8 @@ def forward(
             top_class=to_global_labels(others.top_class, num_local, plan.class_axis)
         )
     of_labels, unmasked, others = all_reduce(of_labels, inside, unmasked, others, plan.class_axis)
-    return Forward(of_labels, unmasked, others.top, others), products
+    runner_up = others.top if others.runner_up is None else others.runner_up
+    return Forward(of_labels, unmasked, runner_up, others), products
 
 
 def stats_of(

@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
-from jax.custom_derivatives import SymbolicZero
+from jax import Array
+from jax.custom_derivatives import SymbolicZero, zero_from_primal
 
 from jsoftmax.blockwise.rows import reduce_again, reduce_rows, sum_and_gradients
 from jsoftmax.blockwise.types import Examples, Forward, Head, Plan
@@ -66,29 +66,24 @@ def _nested_jvp(plan, wanted, primals, tangents):
     return jax.jvp(partial(_nested.fun, plan, wanted), primals, tangents)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def reduced(plan: Plan, examples: Examples, head: Head) -> Forward:
     """Return what the forward pass finds of all rows, with its derivatives by recomputation."""
-    found = reduce_rows(plan, *lax.stop_gradient((examples, head)))
-    cosines, runner_up, sums = _with_derivative(plan, examples, head, found)
-    others = found.others._replace(sums=sums)
-    return Forward(cosines, found.unmasked, runner_up, others)
+    return reduce_rows(plan, examples, head)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _with_derivative(plan, examples, head, found):
-    """Return cosines, runner-up and sums as found, as functions of the examples and the head."""
-    return found.cosines, found.runner_up, found.others.sums
-
-
-@partial(_with_derivative.defjvp, symbolic_zeros=True)
-def _with_derivative_jvp(plan, primals, tangents):
+@partial(reduced.defjvp, symbolic_zeros=True)
+def _reduced_jvp(plan, primals, tangents):
     # The derivative is that of `reduce_again`, whose own value nobody reads. That makes four
-    # products: one for the value, one recomputed, and two for the gradients.
-    examples, head, found = primals
-    moving, tangents = (examples, head), tuple(tangents[:2])
+    # products: one for the value, one recomputed, and two for the gradients. The sums' tangents
+    # are those at a constant top.
+    found = reduced(plan, *primals)
     wanted = jax.tree.map(lambda t: not isinstance(t, SymbolicZero), tangents)
-    tangents = _moving(wanted, moving, tangents)
-    return _with_derivative(plan, *primals), _tangents(plan, wanted, moving, found, tangents)
+    moving = _moving(wanted, primals, tangents)
+    cosines, runner_up, sums = _tangents(plan, wanted, primals, found, moving)
+    constant = jax.tree.map(zero_from_primal, found)
+    others = constant.others._replace(sums=sums)
+    return found, constant._replace(cosines=cosines, runner_up=runner_up, others=others)
 
 
 def _moving(wanted, primals, tangents):

@@ -62,10 +62,8 @@ def reduce_again(
     constants = vary((found.others.top, top_class), zero)
 
     def block_of_rows(_, start, new, __):
-        # A plain slice: differentiated once more, this code would lose the rule of `slice_rows`,
-        # without which a slice of 16-bit numbers has no derivative.
-        features = lax.dynamic_slice_in_dim(shard.features, start, size)
-        labels, (top, top_class) = slice_rows((shard.labels, constants), start, size)
+        features, labels = slice_rows((shard.features, shard.labels), start, size)
+        top, top_class = slice_rows(constants, start, size)
         of_features = features_inverse_norm(features, plan.margin)
 
         @partial(jax.checkpoint, prevent_cse=False)

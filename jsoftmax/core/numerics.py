@@ -26,6 +26,17 @@ def exp_nonpositive(d: Array) -> Array:
     return jnp.exp(jnp.minimum(d, 4))
 
 
+def change(x: Array) -> Array:
+    """Return 0 with the derivative of `x`, where that is finite.
+
+    It puts a derivative into what is written, where it can not be seen from the value. The rule of
+    a `custom_jvp` alone would not do: reverse mode over a loop drops the rules of what depends on
+    the loop's inputs, and a second derivative is then that of the value as it is written.
+    """
+    finite = jnp.where(jnp.abs(x) < jnp.inf, x, 0)
+    return finite - lax.stop_gradient(finite)
+
+
 def multiply_no_nan(weight: Array, x: Array) -> Array:
     """Return `weight * x` with the convention 0 * ±inf = 0, as in 0 log 0 = 0.
 
@@ -54,7 +65,9 @@ def _sigmoid_jvp(primals, tangents):
 @jax.custom_jvp
 def softplus(u: Array) -> Array:
     """Return `log(1 + exp(u))`, with all derivatives accurate in both tails: d/du = σ(u)."""
-    return jnp.maximum(u, 0) + jnp.log1p(jnp.exp(-jnp.abs(u)))
+    # Each branch is smooth, where the derivatives of a maximum and of |u| at 0 are not those of u.
+    positive = u > 0
+    return jnp.where(positive, u, 0) + jnp.log1p(jnp.exp(jnp.where(positive, -u, u)))
 
 
 @softplus.defjvp

@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 from jsoftmax.core.arguments import as_logits, check_shape
 from jsoftmax.core.dtypes import to_compute_dtype
 from jsoftmax.core.masking import masked_logits
+from jsoftmax.core.numerics import change
 from jsoftmax.maps.softmax import softmax
 
 
@@ -68,7 +69,7 @@ def straight_through(hard: Array, soft: Array) -> Array:
 
 @jax.custom_jvp
 def _first(hard, soft):
-    return hard
+    return lax.stop_gradient(hard) + change(soft)
 
 
 @_first.defjvp

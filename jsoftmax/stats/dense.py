@@ -11,7 +11,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
+from jax.custom_derivatives import zero_from_primal
 from jax.typing import ArrayLike
 
 from jsoftmax.checks import check_values
@@ -165,26 +166,21 @@ def _unmasked_label(logits, labels, where):
     return kept | (labels < 0) | (labels >= classes)  # its target stays NaN
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _reduce(fields, logits, labels, where):
     """Return the logits of the labels, the runner-up, and the statistics of the others."""
-    z, unmasked, classes = _others(lax.stop_gradient(logits), labels, where)
-    others = others_of(z, unmasked, classes, fields)
-    target, runner_up, sums = _with_derivative(fields, logits, labels, where, others)
-    return target, runner_up, others._replace(sums=sums)
+    others = others_of(*_others(logits, labels, where), fields)
+    runner_up = others.top if others.runner_up is None else others.runner_up
+    return at_labels(logits, labels), runner_up, others
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _with_derivative(fields, logits, labels, where, others):
-    """Return the logits of the labels, the runner-up and the sums, as functions of the logits."""
-    return at_labels(logits, labels), others.top, others.sums
-
-
-@_with_derivative.defjvp
-def _with_derivative_jvp(fields, primals, tangents):
-    out = _with_derivative(fields, *primals)
-    target, runner_up, sums = _reduce_tangent(fields, *primals, tangents[0])
-    # A label at -inf has no gradient.
-    return out, (jnp.where(out[0] == -jnp.inf, 0, target), runner_up, sums)
+@_reduce.defjvp
+def _reduce_jvp(fields, primals, tangents):
+    out = of_labels, _, others = _reduce(fields, *primals)
+    target, runner_up, sums = _reduce_tangent(fields, *primals, others, tangents[0])
+    target = jnp.where(of_labels == -jnp.inf, 0, target)  # a label at -inf has no gradient
+    constant = jax.tree.map(zero_from_primal, others)
+    return out, (target, runner_up, constant._replace(sums=sums))
 
 
 @partial(jax.checkpoint, static_argnums=(0,))

@@ -10,8 +10,8 @@ r"""The statistics of the other classes: sums over j != y of an elementwise func
 Sums of disjoint sets of classes merge: over blocks, over devices, with the classes that an example
 lists. A field of `LogitStats` is made of them: others = top + log exp, mean = top + linear / count.
 The top is found on the way. It is a constant to differentiation, because what is made of the sums
-does not depend on it; where a loss reads `runner_up`, which is the top, the class that attains it
-is found, too, and gets the gradient.
+does not depend on it; where a loss reads `runner_up`, which is the top with its derivative, the
+class that attains it is found, too, and gets the gradient.
 
 To add a statistic, add its sums to `SUMS`, each with its term and what becomes of it when the top
 rises, and its field to `LogitStats` and to `FIELDS`, with the sums that it is made of. Everything
@@ -20,6 +20,7 @@ nothing is computed for a loss that does not read the field.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +28,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsoftmax.core.collectives import NO_CLASS, MeshAxes, packed_psum
-from jsoftmax.core.numerics import exp_nonpositive, log_or_neg_inf, neg_inf_to_zero
+from jsoftmax.core.numerics import change, exp_nonpositive, log_or_neg_inf, neg_inf_to_zero
 from jsoftmax.stats.labels import first_of_equals
 from jsoftmax.stats.logit_stats import LogitStats
 
@@ -87,6 +88,7 @@ class Others(NamedTuple):
 
     top: Array  # the largest logit, -inf without classes
     top_class: Array | None  # the first class that attains it, if a loss reads `runner_up`
+    runner_up: Array | None  # then also the top with its derivative
     sums: Sums  # relative to the top
 
 
@@ -100,9 +102,11 @@ def names_of_sums(fields: tuple[str, ...]) -> list[str]:
 
 def no_others(shape: tuple[int, ...], dtype: jnp.dtype, index: jnp.dtype, fields) -> Others:
     """Return the statistics of no class."""
-    top_class = jnp.full(shape, NO_CLASS, index) if "runner_up" in fields else None
+    top = jnp.full(shape, -jnp.inf, dtype)
     sums = {name: jnp.zeros(shape, dtype) for name in names_of_sums(fields)}
-    return Others(jnp.full(shape, -jnp.inf, dtype), top_class, sums)
+    if "runner_up" not in fields:
+        return Others(top, None, None, sums)
+    return Others(top, jnp.full(shape, NO_CLASS, index), top, sums)
 
 
 def others_of(z: Array, unmasked: Array, classes: Array, fields: tuple[str, ...]) -> Others:
@@ -114,9 +118,12 @@ def others_of(z: Array, unmasked: Array, classes: Array, fields: tuple[str, ...]
       classes: integers `[c]`, which classes these are.
       fields: which of the `OPTIONAL` ones are wanted.
     """
-    top = lax.stop_gradient(jnp.max(z, -1, initial=-jnp.inf))
-    top_class = _first_at_top(z, top, classes) if "runner_up" in fields else None
-    return Others(top, top_class, sums_below(top, z, unmasked, names_of_sums(fields)))
+    runner_up = jnp.max(z, -1, initial=-jnp.inf)
+    top = lax.stop_gradient(runner_up)
+    sums = sums_below(top, z, unmasked, names_of_sums(fields))
+    if "runner_up" not in fields:
+        return Others(top, None, None, sums)
+    return Others(top, _first_at_top(z, top, classes), runner_up, sums)
 
 
 def _first_at_top(z, top, classes):
@@ -144,10 +151,10 @@ def merge(a: Others, b: Others) -> Others:
     """Return the statistics of two disjoint sets of classes."""
     top = jnp.maximum(a.top, b.top)
     sums = jax.tree.map(jnp.add, _at(top, a), _at(top, b))
-    top_class = a.top_class
-    if a.top_class is not None and b.top_class is not None:
-        top_class = jnp.where(b.top > a.top, b.top_class, a.top_class)
-    return Others(top, top_class, sums)
+    top_class, runner_up = jax.tree.map(
+        partial(jnp.where, b.top > a.top), (b.top_class, b.runner_up), (a.top_class, a.runner_up)
+    )
+    return Others(top, top_class, runner_up, sums)
 
 
 def _at(top, part):
@@ -173,14 +180,17 @@ def all_reduce(
     if axes is None:
         return at_labels, unmasked | ~inside, others
     top = lax.pmax(lax.stop_gradient(others.top), axes)
-    top_class = others.top_class
+    top_class, runner_up = others.top_class, others.runner_up
     if top_class is not None:
         mine = (others.top == top) & (top > -jnp.inf)
         top_class = lax.pmin(jnp.where(mine, top_class, NO_CLASS), axes)
-    parts = jnp.where(inside, at_labels, 0), inside, unmasked, _at(top, others)
-    at_labels, found, unmasked, sums = packed_psum(parts, axes)
+        runner_up = jnp.where(mine & (others.top_class == top_class), change(runner_up), 0)
+    parts = jnp.where(inside, at_labels, 0), inside, unmasked, runner_up, _at(top, others)
+    at_labels, found, unmasked, runner_up, sums = packed_psum(parts, axes)
     at_labels = jnp.where(found > 0, at_labels, jnp.nan)
-    return at_labels, (unmasked > 0) | (found == 0), Others(top, top_class, sums)
+    runner_up = None if runner_up is None else top + runner_up
+    others = Others(top, top_class, runner_up, sums)
+    return at_labels, (unmasked > 0) | (found == 0), others
 
 
 def to_stats(
@@ -228,8 +238,8 @@ def _with_listed(target, labels, unmasked, runner_up, others, fields):
     z = jnp.where(apart, target[..., None, :], -jnp.inf)
     largest = jnp.max(z, -1, initial=-jnp.inf)  # its gradient is shared evenly among ties
     sums = sums_below(lax.stop_gradient(largest), z, apart, list(others.sums))
-    listed = Others(lax.stop_gradient(largest), None, sums)
+    listed = Others(lax.stop_gradient(largest), None, None, sums)
     unlisted = Others(
-        others.top[..., None], None, {k: x[..., None] for k, x in others.sums.items()}
+        others.top[..., None], None, None, {k: x[..., None] for k, x in others.sums.items()}
     )
     return jnp.maximum(runner_up[..., None], largest), merge(unlisted, listed)
