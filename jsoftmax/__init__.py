@@ -19,13 +19,13 @@ from jsoftmax.linear.stats import linear_stats
 from jsoftmax.losses.bi_tempered import bi_tempered_loss
 from jsoftmax.losses.binary import binary_cross_entropy
 from jsoftmax.losses.brier import brier_loss
+from jsoftmax.losses.cross_entropy import cross_entropy
 from jsoftmax.losses.divergences import distillation_loss, js_divergence, kl_divergence
 from jsoftmax.losses.entropy import confidence_penalty_loss, entropy
 from jsoftmax.losses.fenchel_young import entmax15_loss, entmax_loss, sparsemax_loss
 from jsoftmax.losses.long_tail import adjust_logits, class_balanced_weights
 from jsoftmax.losses.of_stats import focal, gce, mae, nll, poly1, sce
 from jsoftmax.losses.on_logits import (
-    cross_entropy,
     focal_loss,
     generalized_cross_entropy,
     mae_loss,

@@ -164,11 +164,11 @@ def cross_entropy(
 ):
     nll = probabilities(logits, where, temperature)[2]
     on = np.ones(nll.shape, bool) if where is None else np.broadcast_to(where, nll.shape)
-    mean = np.where(on, nll, 0).sum(-1, keepdims=True) / on.sum(-1, keepdims=True)
-    smooth = mean if label_smoothing else np.zeros_like(mean)
+    q = np.asarray(q, np.float64)
+    share = on / on.sum(-1, keepdims=True) * q.sum(-1, keepdims=True)
+    smoothed = (1 - label_smoothing) * q + label_smoothing * share
     log_z = logsumexp(masked(logits, where, temperature))[..., None]
-    losses = (1 - label_smoothing) * nll + label_smoothing * smooth + z_loss * log_z**2
-    return expected(np.asarray(q, np.float64) * class_weight, losses)
+    return expected(smoothed * class_weight, nll + z_loss * log_z**2)
 
 
 def focal(logits, q, *, where=None, gamma=2.0):

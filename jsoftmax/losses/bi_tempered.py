@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 from jsoftmax.core.arguments import check_within
 from jsoftmax.core.masking import centred
 from jsoftmax.losses.inputs import loss_inputs, per_example
+from jsoftmax.losses.reduction import Reduction
 from jsoftmax.losses.tsallis import divergence
 from jsoftmax.maps.entmax_solver import broadcast_alpha, log_entmax
 from jsoftmax.stats.labels import SparseLabels
@@ -22,6 +23,8 @@ def bi_tempered_loss(
     axis: int = -1,
     where: ArrayLike | None = None,
     ignore_index: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    reduction: Reduction = None,
 ) -> Array:
     r"""Bi-tempered logistic loss for noisy labels: t1 bounds it, t2 gives it heavy tails.
 
@@ -38,7 +41,7 @@ def bi_tempered_loss(
       t2: usually above 1, for heavy tails: a wrong label near the boundary counts for less. Both
         are scalars, or arrays that broadcast against `logits` with the class axis of size 1; they
         may be traced and have gradients, also at 1.
-      axis, where, ignore_index: as in `cross_entropy`.
+      axis, where, ignore_index, sample_weight, reduction: as in `cross_entropy`.
 
     Returns:
       `[...]`, float32 or wider, never below 0; NaN as in `cross_entropy`.
@@ -52,7 +55,7 @@ def bi_tempered_loss(
       Array([3.211 , 4.7368], dtype=float32)
     """
     check_within("t1", t1, 0, 1)
-    aligned = loss_inputs(logits, labels, axis, where, ignore_index)
+    aligned = loss_inputs(logits, labels, axis, where, ignore_index, sample_weight)
     z, q = aligned.whole()
     d, top = centred(z, -1, aligned.where)
     alpha1, alpha2 = (
@@ -62,4 +65,4 @@ def bi_tempered_loss(
     # The checkpoint saves log p and q, not the dozen intermediate arrays of the divergence.
     log_p = log_entmax(d, alpha2)
     losses = jnp.sum(jax.checkpoint(divergence)(q, log_p, alpha1), -1)
-    return aligned.without_ignored(losses)
+    return aligned.reduced(losses, reduction)

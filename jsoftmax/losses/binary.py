@@ -7,10 +7,16 @@ from jax.typing import ArrayLike
 from jsoftmax.core.arguments import as_logits, check_broadcasts, check_shape
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.numerics import multiply_no_nan, softplus
+from jsoftmax.losses.reduction import Reduction, reduce_losses, weighed
 
 
 def binary_cross_entropy(
-    logits: ArrayLike, labels: ArrayLike, *, pos_weight: ArrayLike | None = None
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    pos_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    reduction: Reduction = None,
 ) -> Array:
     r"""Cross-entropy of independent binary labels (a sigmoid each), one value per logit.
 
@@ -20,6 +26,8 @@ def binary_cross_entropy(
       logits: `[...]`, the log-odds of label 1, any real dtype; computed in float32 or wider.
       labels: `[...]`, integers or booleans 0 or 1, or floats in [0, 1]. Another integer gives NaN.
       pos_weight: w, a factor on the term of label 1 that broadcasts against `logits`.
+      sample_weight: `[...]`, a factor on the loss of each logit.
+      reduction: None, "sum" or "mean", as in `cross_entropy`.
 
     Returns:
       `[...]`, float32 or wider; +inf where an infinite logit has the wrong sign.
@@ -38,6 +46,8 @@ def binary_cross_entropy(
     else:
         y = cast_like(labels, z)
         y = jnp.where((y == 0) | (y == 1), y, jnp.nan)
+    (z, y), weights = weighed(sample_weight, z, y, axis=())
     w = jnp.ones((), z.dtype) if pos_weight is None else cast_like(pos_weight, z)
     check_broadcasts("pos_weight", w, z.shape, "a weight that broadcasts against the logits")
-    return multiply_no_nan(w * y, softplus(-z)) + multiply_no_nan(1 - y, softplus(z))
+    losses = multiply_no_nan(w * y, softplus(-z)) + multiply_no_nan(1 - y, softplus(z))
+    return reduce_losses(losses, weights, reduction)

@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 from jsoftmax.core.masking import mask_classes
 from jsoftmax.core.numerics import neg_inf_to_zero, sigmoid
 from jsoftmax.losses.inputs import loss_inputs
+from jsoftmax.losses.reduction import Reduction
 from jsoftmax.stats.dense import centred_stats
 from jsoftmax.stats.labels import SparseLabels, is_label
 
@@ -19,6 +20,8 @@ def brier_loss(
     axis: int = -1,
     where: ArrayLike | None = None,
     ignore_index: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    reduction: Reduction = None,
 ) -> Array:
     r"""Brier score of the softmax of logits: the squared distance to the label.
 
@@ -28,7 +31,7 @@ def brier_loss(
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
       labels: integers `[...]`, or a distribution q: floats of the shape of `logits`, or
         `SparseLabels`. The loss is 0 where p = q.
-      axis, where, ignore_index: as in `cross_entropy`.
+      axis, where, ignore_index, sample_weight, reduction: as in `cross_entropy`.
 
     Returns:
       `[...]`, float32 or wider, in [0, 2]; NaN as in `cross_entropy`.
@@ -40,7 +43,8 @@ def brier_loss(
       >>> js.brier_loss(jnp.array([[0.0, 1.0], [9.0, 0.0]]), jnp.array([0, 0]))
       Array([1.0689, 0.    ], dtype=float32)
     """
-    return _squared_distance(loss_inputs(logits, labels, axis, where, ignore_index))
+    inputs = loss_inputs(logits, labels, axis, where, ignore_index, sample_weight)
+    return inputs.reduced(_squared_distance(inputs), reduction)
 
 
 @jax.checkpoint
@@ -59,4 +63,4 @@ def _squared_distance(aligned):
     )
     of_top = jnp.where(u > 0, (1 - q) - rest, sigmoid(u) - q)
     residual = jnp.where(is_top, of_top, rest * jnp.exp(relative) - q)
-    return aligned.without_ignored(jnp.sum(jnp.square(residual), -1))
+    return jnp.sum(jnp.square(residual), -1)

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import as_logits, check_shape, is_distribution
+from jsoftmax.core.arguments import as_logits, check_shape, is_distribution, normalize_axis
 from jsoftmax.core.box_cox import expm2
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.masking import centred
 from jsoftmax.core.numerics import expm1, multiply_no_nan, sigmoid
 from jsoftmax.losses.inputs import from_top, loss_inputs
 from jsoftmax.losses.of_stats import nll
+from jsoftmax.losses.reduction import Reduction, reduce_losses, weighed
 from jsoftmax.maps.softmax import log_softmax, softmax_tangent
 from jsoftmax.stats.dense import class_stats
 
@@ -27,6 +28,8 @@ def kl_divergence(
     *,
     axis: int = -1,
     where: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    reduction: Reduction = None,
 ) -> Array:
     r"""Kullback-Leibler divergence from the softmax of logits to target probabilities.
 
@@ -37,6 +40,7 @@ def kl_divergence(
       target_probs: q, floats of the shape of `logits`. Where q is 0 the term is 0, whatever p is.
       axis: the class axis.
       where: booleans that broadcast against `logits`; False masks a class.
+      sample_weight, reduction: as in `cross_entropy`.
 
     Returns:
       `[...]`, float32 or wider; +inf if q is positive where p is 0.
@@ -49,13 +53,14 @@ def kl_divergence(
       >>> js.kl_divergence(jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0]))
       Array(1.3133, dtype=float32)
     """
-    inputs = _aligned(logits, target_probs, axis, where)
+    inputs = _aligned(logits, target_probs, axis, where, sample_weight)
     logits, q, where = inputs.logits, inputs.labels, inputs.where
     z, _ = centred(logits, -1, where)
     stats, _, below = from_top(z, where, ())
     q = cast_like(q, z)
     log_q = jnp.log(jnp.where(q == 0, 1, q))
-    return jnp.sum(multiply_no_nan(q, log_q + nll(stats)[..., None] + below), -1)
+    losses = jnp.sum(multiply_no_nan(q, log_q + nll(stats)[..., None] + below), -1)
+    return inputs.reduced(losses, reduction)
 
 
 def js_divergence(
@@ -64,6 +69,8 @@ def js_divergence(
     *,
     axis: int = -1,
     where: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    reduction: Reduction = None,
 ) -> Array:
     r"""Jensen-Shannon divergence between the softmax of logits and target probabilities.
 
@@ -77,6 +84,7 @@ def js_divergence(
       target_probs: q, floats of the shape of `logits`, each summing to 1. Zeros are allowed.
       axis: the class axis.
       where: booleans that broadcast against `logits`; False masks a class.
+      sample_weight, reduction: as in `cross_entropy`.
 
     Returns:
       `[...]`, float32 or wider, in [0, log 2].
@@ -90,7 +98,7 @@ def js_divergence(
       >>> js.js_divergence(jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0]))
       Array(0.3654, dtype=float32)
     """
-    inputs = _aligned(logits, target_probs, axis, where)
+    inputs = _aligned(logits, target_probs, axis, where, sample_weight)
     logits, q, where = inputs.logits, inputs.labels, inputs.where
 
     @jax.checkpoint
@@ -98,7 +106,7 @@ def js_divergence(
         d, _ = centred(logits, -1, where)
         return _jensen_shannon(d, cast_like(q, d))
 
-    return divergence(logits, q)
+    return inputs.reduced(divergence(logits, q), reduction)
 
 
 @jax.custom_jvp
@@ -147,6 +155,8 @@ def distillation_loss(
     *,
     axis: int = -1,
     where: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    reduction: Reduction = None,
     temperature: ArrayLike = 1.0,
 ) -> Array:
     r"""Knowledge distillation: the divergence of a student's softened softmax from the teacher's.
@@ -158,6 +168,7 @@ def distillation_loss(
       teacher_logits: t, of the same shape; they get no gradient.
       axis: the class axis.
       where: booleans that broadcast against the logits; False masks a class in both.
+      sample_weight, reduction: as in `cross_entropy`.
       temperature: T > 0, a scalar, or an array that broadcasts against the logits with the class
         axis of size 1; may be traced. The factor T² keeps the gradients at about the same size.
 
@@ -178,6 +189,9 @@ def distillation_loss(
     t = as_logits(teacher_logits, "teacher_logits")
     check_shape("teacher_logits", t, z.shape, "one logit for every one of the student")
 
+    axis = normalize_axis("student_logits", z, axis)
+    (z, t), weights = weighed(sample_weight, z, t, axis=axis)
+
     @jax.checkpoint
     def softened_kl(z, t):
         z = to_compute_dtype(z)
@@ -191,7 +205,7 @@ def distillation_loss(
         terms = jnp.where(both, terms, jnp.where(log_q == -jnp.inf, p, jnp.inf))
         return jnp.sum(jnp.square(cast_like(temperature, log_p)) * terms, axis)
 
-    return softened_kl(z, t)
+    return reduce_losses(softened_kl(z, t), weights, reduction)
 
 
 def _log_ratio(z, t, log_p, log_q, axis, temperature):
@@ -215,11 +229,13 @@ def _log_ratio(z, t, log_p, log_q, axis, temperature):
     return jnp.where(both, jnp.where(direct, by_logits, log_p - log_q), 0), both
 
 
-def _aligned(logits, target_probs, axis, where):
+def _aligned(logits, target_probs, axis, where, sample_weight):
     target_probs = jnp.asarray(target_probs)
     if not is_distribution(target_probs):
         raise TypeError(
             f"`target_probs`: expected floats, a probability per class, got {target_probs.dtype}. "
             "For integer labels pass jax.nn.one_hot(labels, classes)."
         )
-    return loss_inputs(logits, target_probs, axis, where, None, name="target_probs")
+    return loss_inputs(
+        logits, target_probs, axis, where, sample_weight=sample_weight, name="target_probs"
+    )

@@ -9,14 +9,22 @@ from jsoftmax.core.arguments import as_logits, normalize_axis
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.masking import centred, mask_classes
 from jsoftmax.core.numerics import multiply_no_nan, neg_inf_to_zero
+from jsoftmax.losses.cross_entropy import cross_entropies
 from jsoftmax.losses.inputs import loss_inputs
-from jsoftmax.losses.on_logits import cross_entropy
+from jsoftmax.losses.reduction import Reduction, reduce_losses, weighed
 from jsoftmax.maps.softmax import softmax_tangent
 from jsoftmax.stats.dense import class_stats
 from jsoftmax.stats.labels import SparseLabels
 
 
-def entropy(logits: ArrayLike, *, axis: int = -1, where: ArrayLike | None = None) -> Array:
+def entropy(
+    logits: ArrayLike,
+    *,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    reduction: Reduction = None,
+) -> Array:
     r"""Shannon entropy of the softmax of logits, in nats.
 
     $$H = -\sum_j p_j \log p_j, \qquad p = \mathrm{softmax}(z)$$
@@ -25,6 +33,7 @@ def entropy(logits: ArrayLike, *, axis: int = -1, where: ArrayLike | None = None
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
       axis: the class axis.
       where: booleans that broadcast against `logits`; False masks a class.
+      sample_weight, reduction: as in `cross_entropy`.
 
     Returns:
       `[...]`, float32 or wider, from 0 for a fully confident prediction to log C for C equal
@@ -38,7 +47,9 @@ def entropy(logits: ArrayLike, *, axis: int = -1, where: ArrayLike | None = None
     """
     logits = as_logits(logits)
     z = jnp.moveaxis(mask_classes(logits, where), normalize_axis("logits", logits, axis), -1)
-    return jax.checkpoint(lambda z: _entropy(centred(z, -1, None)[0]))(z)
+    (z,), weights = weighed(sample_weight, z)
+    found = jax.checkpoint(lambda z: _entropy(centred(z, -1, None)[0]))(z)
+    return reduce_losses(found, weights, reduction)
 
 
 @jax.custom_jvp
@@ -62,6 +73,8 @@ def confidence_penalty_loss(
     axis: int = -1,
     where: ArrayLike | None = None,
     ignore_index: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    reduction: Reduction = None,
     beta: ArrayLike = 0.1,
 ) -> Array:
     r"""Cross-entropy minus β times the entropy of the prediction: penalises confidence.
@@ -71,7 +84,7 @@ def confidence_penalty_loss(
     Args:
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
       labels: integers `[...]`, a distribution or `SparseLabels`, as in `cross_entropy`.
-      axis, where, ignore_index: as in `cross_entropy`.
+      axis, where, ignore_index, sample_weight, reduction: as in `cross_entropy`.
       beta: β; 0.1 for most tasks in the paper.
 
     Returns:
@@ -88,9 +101,9 @@ def confidence_penalty_loss(
     @jax.checkpoint
     def penalised(logits):
         z = to_compute_dtype(as_logits(logits))  # the sum of two 16-bit gradients is rounded once
-        loss = cross_entropy(z, labels, axis=axis, where=where, ignore_index=ignore_index)
-        aligned = loss_inputs(z, labels, axis, where, ignore_index)
-        penalty = cast_like(beta, loss) * entropy(aligned.logits, where=aligned.where)
-        return loss - aligned.without_ignored(penalty)
+        inputs = loss_inputs(z, labels, axis, where, ignore_index, sample_weight)
+        loss = cross_entropies(inputs)
+        penalty = cast_like(beta, loss) * entropy(inputs.logits, where=inputs.where)
+        return inputs.reduced(loss - penalty, reduction)
 
     return penalised(logits)

@@ -20,6 +20,7 @@ from jsoftmax.core.box_cox import box_cox
 from jsoftmax.core.masking import centred
 from jsoftmax.core.numerics import multiply_no_nan, safe_sqrt
 from jsoftmax.losses.inputs import loss_inputs, per_example
+from jsoftmax.losses.reduction import Reduction
 from jsoftmax.losses.tsallis import divergence, negative_entropy
 from jsoftmax.maps.entmax_solver import broadcast_alpha, log_entmax
 from jsoftmax.maps.power_map import power_map
@@ -33,6 +34,8 @@ def sparsemax_loss(
     axis: int = -1,
     where: ArrayLike | None = None,
     ignore_index: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    reduction: Reduction = None,
 ) -> Array:
     r"""The loss of `sparsemax`, exactly 0 once the true class leads by a margin of 1.
 
@@ -45,6 +48,7 @@ def sparsemax_loss(
       axis: the class axis of `logits`.
       where: booleans that broadcast against `logits`; False masks a class.
       ignore_index: a label whose examples have loss 0 and gradient 0.
+      sample_weight, reduction: as in `cross_entropy`.
 
     Returns:
       `[...]`, float32 or wider, never below 0; +inf and NaN as in `cross_entropy`.
@@ -56,7 +60,7 @@ def sparsemax_loss(
       >>> js.sparsemax_loss(jnp.array([[1.0, 0.8, -2.0], [1.0, 0.0, -2.0]]), jnp.array([0, 0]))
       Array([0.16, 0.  ], dtype=float32)
     """
-    return entmax_loss(logits, labels, axis=axis, where=where, ignore_index=ignore_index, alpha=2.0)
+    return _entmax_loss(2.0, reduction, logits, labels, axis, where, ignore_index, sample_weight)
 
 
 def entmax15_loss(
@@ -66,6 +70,8 @@ def entmax15_loss(
     axis: int = -1,
     where: ArrayLike | None = None,
     ignore_index: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    reduction: Reduction = None,
 ) -> Array:
     r"""The loss of `entmax15`, exactly 0 once the true class leads by a margin of 2.
 
@@ -75,7 +81,7 @@ def entmax15_loss(
     Args:
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
       labels: integers `[...]`, a distribution or `SparseLabels`, as in `sparsemax_loss`.
-      axis, where, ignore_index: as in `sparsemax_loss`.
+      axis, where, ignore_index, sample_weight, reduction: as in `sparsemax_loss`.
 
     Returns:
       `[...]`, float32 or wider, never below 0; +inf and NaN as in `cross_entropy`.
@@ -86,7 +92,7 @@ def entmax15_loss(
       >>> js.entmax15_loss(jnp.array([[1.0, 0.8, -2.0], [1.0, -1.0, -2.0]]), jnp.array([0, 0]))
       Array([0.2976, 0.    ], dtype=float32)
     """
-    return entmax_loss(logits, labels, axis=axis, where=where, ignore_index=ignore_index, alpha=1.5)
+    return _entmax_loss(1.5, reduction, logits, labels, axis, where, ignore_index, sample_weight)
 
 
 def entmax_loss(
@@ -96,6 +102,8 @@ def entmax_loss(
     axis: int = -1,
     where: ArrayLike | None = None,
     ignore_index: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    reduction: Reduction = None,
     alpha: ArrayLike = 1.5,
 ) -> Array:
     r"""The loss of `entmax`: from cross-entropy (α = 1) to the loss of sparsemax (α = 2).
@@ -109,7 +117,7 @@ def entmax_loss(
     Args:
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
       labels: integers `[...]`, a distribution or `SparseLabels`, as in `sparsemax_loss`.
-      axis, where, ignore_index: as in `sparsemax_loss`.
+      axis, where, ignore_index, sample_weight, reduction: as in `sparsemax_loss`.
       alpha: α > 0, a scalar, or an array that broadcasts against `logits` with the class axis of
         size 1; may be traced and has a gradient.
 
@@ -124,14 +132,18 @@ def entmax_loss(
       >>> js.entmax_loss(z, y, alpha=1.0), js.entmax_loss(z, y, alpha=2.0)
       (Array([0.6251], dtype=float32), Array([0.16], dtype=float32))
     """
+    return _entmax_loss(alpha, reduction, logits, labels, axis, where, ignore_index, sample_weight)
+
+
+def _entmax_loss(alpha, reduction, logits, labels, axis, *options):
     check_at_least("alpha", alpha, 0, strict=True)
-    aligned = loss_inputs(logits, labels, axis, where, ignore_index)
+    aligned = loss_inputs(logits, labels, axis, *options)
     z, q = aligned.whole()
     d, top = centred(z, -1, aligned.where)
     order = broadcast_alpha(per_example("alpha", alpha, z, axis), top)
     power = {2.0: 1, 1.5: 2}.get(alpha) if isinstance(alpha, (int, float)) else None
     p = power_map(d, power) if power else log_entmax(d, order)
-    return aligned.without_ignored(_fenchel_young(power, d, q, p, order))
+    return aligned.reduced(_fenchel_young(power, d, q, p, order), reduction)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -1,6 +1,6 @@
-"""Logits and labels validated and brought to one layout.
+"""Logits, labels and weights validated and brought to one layout.
 
-The classes come last, and ignored examples are neutralised.
+The classes come last, and examples that are left out are neutralised.
 """
 
 from typing import NamedTuple
@@ -16,13 +16,16 @@ from jsoftmax.core.arguments import (
     as_logits,
     check_at_least,
     check_broadcasts,
+    check_shape,
     is_distribution,
     is_static,
     normalize_axis,
 )
+from jsoftmax.core.collectives import gather_per_class
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
-from jsoftmax.core.masking import class_mask
+from jsoftmax.core.masking import class_mask, mask_classes
 from jsoftmax.core.numerics import neg_inf_to_zero
+from jsoftmax.losses.reduction import Reduction, are_finite, example_weights, reduce_losses
 from jsoftmax.stats.dense import centred_stats
 from jsoftmax.stats.labels import (
     SparseLabels,
@@ -38,32 +41,38 @@ class LossInputs(NamedTuple):
     """Arguments of a loss on logits, checked, with the classes as the last axis."""
 
     given: Array  # the logits [..., classes]
-    logits: Array  # the same, 0 where the example is ignored
+    logits: Array  # the same, 0 where the example is left out
     labels: Array  # integers [...] or [..., K], or a distribution [..., classes]
     probs: Array | None  # those of SparseLabels
     where: Array | None  # [..., classes], with size 1 where all examples have the same mask
-    ignored: Array | None  # booleans [...]; None without `ignore_index`
+    left_out: Array | None  # booleans [...]: ignored, or of weight 0 with NaN or inf; None: none
+    weights: Array | None  # [...], factors on the losses, 0 where ignored; None: 1
 
     def stats(
         self, fields: tuple[str, ...] = (), temperature: Array | None = None
     ) -> tuple[LogitStats, Array]:
-        """Return the centred stats of the labels and their shift; 0 where the example is ignored.
+        """Return the centred stats of the labels and their shift; 0 where the example is left out.
 
-        The ignored logits are not replaced before, which would be one more pass over them: they
-        get no gradient, and what is reduced from them is replaced.
+        The logits are not replaced before, which would be one more pass over them: they get no
+        gradient, and what is reduced from them is replaced.
         """
-        ignored = self.ignored
-        if ignored is None:
+        out = self.left_out
+        if out is None:
             return centred_stats(self.logits, self.labels, self.where, fields, temperature)
         kept = self.logits
         if temperature is None:  # which would get a gradient
-            kept = jnp.where(ignored[..., None], lax.stop_gradient(self.given), self.given)
+            kept = jnp.where(out[..., None], lax.stop_gradient(self.given), self.given)
         found = centred_stats(kept, self.labels, self.where, fields, temperature)
-        return jax.tree.map(lambda x: jnp.where(ignored, 0, x), found)
+        out = out if self.probs is None else out[..., None]
+        return jax.tree.map(lambda x: jnp.where(out, 0, x), found)
 
-    def without_ignored(self, losses: Array) -> Array:
-        """Return losses `[...]`, 0 where the example is ignored."""
-        return losses if self.ignored is None else jnp.where(self.ignored, 0, losses)
+    def reduced(self, losses: Array, reduction: Reduction, counts: Array | None = None) -> Array:
+        """Return `reduce_losses` of one loss per example, in which what is left out counts 0."""
+        weights = self.weights
+        if self.left_out is not None:
+            losses = jnp.where(self.left_out, 0, losses)
+            weights = cast_like(~self.left_out, losses) if weights is None else weights
+        return reduce_losses(losses, weights, reduction, counts)
 
     def whole(self) -> tuple[Array, Array]:
         """Return logits and labels as a distribution `[..., classes]`, in float32 or wider.
@@ -93,13 +102,16 @@ def loss_inputs(
     labels: ArrayLike | SparseLabels,
     axis: int,
     where: ArrayLike | None,
-    ignore_index: ArrayLike | None,
+    ignore_index: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    *,
+    class_weight: ArrayLike | None = None,
     name: str = "labels",
 ) -> LossInputs:
-    """Check the arguments, move the classes last, and make ignored examples harmless.
+    """Check the arguments, move the classes last, and make examples harmless that are left out.
 
-    An ignored example gets logits and label 0 before anything is computed from it, so that NaN or
-    inf in it can not reach a gradient.
+    These get logits and label 0 before anything is computed from them, so that NaN or inf in them
+    can not reach a gradient. `class_weight` is taken at labels that are integers.
     """
     logits = as_logits(logits)
     axis = normalize_axis("logits", logits, axis)
@@ -109,7 +121,7 @@ def loss_inputs(
             where.reshape((1,) * (logits.ndim - where.ndim) + where.shape), axis, -1
         )
         where = jnp.broadcast_to(where, (*where.shape[:-1], logits.shape[axis]))
-    probs, ignored = None, None
+    probs, left_out = None, None
     examples = logits.shape[:axis] + logits.shape[axis + 1 :]
     if isinstance(labels, SparseLabels):
         labels, probs = check_sparse_labels(labels, examples)
@@ -121,18 +133,41 @@ def loss_inputs(
     given = logits = jnp.moveaxis(logits, axis, -1)
     if probs is None:
         check_labels(logits, labels, name)
+    wide = to_compute_dtype(logits)
+    weights = example_weights(sample_weight, examples, wide)
+    if class_weight is not None:
+        of_label = cast_like(class_weight, wide)
+        check_shape("class_weight", of_label, logits.shape[-1:], "a weight for every class")
+        of_label = gather_per_class(of_label, labels, None)
+        weights = of_label if weights is None else weights * of_label
     if ignore_index is not None:
         if soft or probs is not None:
             raise ValueError(
                 "`ignore_index`: expected integer labels with it, got a distribution. "
-                "Leave examples out with the sample_weight of weighted_mean."
+                "Leave examples out with `sample_weight`."
             )
-        ignored = labels == ignore_index
-        labels = jnp.where(ignored, 0, labels)
-        logits = jnp.where(ignored[..., None], 0, logits)
-        where = where if where is None else where | ignored[..., None]
+        left_out = labels == ignore_index
+        weights = weights if weights is None else jnp.where(left_out, 0, weights)
+    if weights is not None:
+        valid = _are_valid(labels, probs, logits.shape[-1])
+        spoilt = (weights == 0) & ~(are_finite(mask_classes(wide, where)) & valid)
+        left_out = spoilt if left_out is None else left_out | spoilt
+    if left_out is not None:
+        of_row = left_out[..., None]
+        labels = jnp.where(left_out if labels.ndim == left_out.ndim else of_row, 0, labels)
+        probs = probs if probs is None else jnp.where(of_row, 0, probs)
+        logits = jnp.where(of_row, 0, logits)
+        where = where if where is None else where | of_row
     check_values(logits, labels, logits.shape[-1])
-    return LossInputs(given, logits, labels, probs, where, ignored)
+    return LossInputs(given, logits, labels, probs, where, left_out, weights)
+
+
+def _are_valid(labels, probs, classes):
+    """Return of which examples the label is in range, and finite if it is a distribution."""
+    if is_distribution(labels):
+        return jnp.all(jnp.isfinite(labels), -1)
+    valid = (labels >= 0) & (labels < classes)
+    return valid if probs is None else jnp.all(valid & jnp.isfinite(probs), -1)
 
 
 def per_example(name: str, value: ArrayLike, logits: Array, axis: int) -> ArrayLike:

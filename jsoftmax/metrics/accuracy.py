@@ -6,7 +6,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax.core.arguments import check_at_least
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
-from jsoftmax.losses.on_logits import cross_entropy
+from jsoftmax.losses.cross_entropy import cross_entropy
 from jsoftmax.losses.reduction import weighted_mean
 from jsoftmax.metrics.inputs import metric_inputs
 from jsoftmax.stats.labels import at_label, is_label
