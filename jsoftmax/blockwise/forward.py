@@ -82,8 +82,11 @@ def stats_of(
     score = with_margin(found.cosines, examples.kept_norm, margin)
     scale = None if margin is None else margin.scale
     target = logits_of(score, scale, examples.bias, head.softcap)
+    plain = None
+    if margin is not None:
+        plain = logits_of(found.cosines, scale, examples.bias, head.softcap)
     parts = target, examples.labels, found.unmasked, found.runner_up, found.others
-    return to_stats(*parts, plan.fields, centred=centred)
+    return to_stats(*parts, plan.fields, centred=centred, score=plain)
 
 
 def losses_of(plan: Plan, stats: LogitStats, shift: Array, probs: Array | None, values: Any):

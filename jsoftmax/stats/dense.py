@@ -135,7 +135,7 @@ def class_stats(logits: Array, where: Array | None) -> LogitStats:
     total = top.logsumexp
     p = jnp.where(is_label(z, first), 0, jnp.exp(d - neg_inf_to_zero(total)))
     others = jnp.where(is_label(z, first), top.others, total + jnp.log1p(-p))
-    return top._replace(target=d, others=others)
+    return top._replace(target=d, others=others, score=d)
 
 
 def _stats(logits, labels, where, fields, *, to_top):

@@ -20,21 +20,31 @@ from jsoftmax.core.numerics import sigmoid, softplus
 from jsoftmax.maps.softmax import logsumexp
 
 
-class LogitStats(NamedTuple):
-    r"""What the single-label losses need of a row of logits: four numbers per example.
+class _Fields(NamedTuple):
+    target: Array
+    others: Array
+    runner_up: Array
+    mean: Array
+    score: Array
+
+
+class LogitStats(_Fields):
+    r"""What the single-label losses need of a row of logits: a few numbers per example.
 
     $$\mathrm{target} = z_y, \quad \mathrm{others} = \log\sum_{j \ne y} e^{z_j}, \quad
     \mathrm{runner\_up} = \max_{j \ne y} z_j, \quad \mathrm{mean} = \frac1C \sum_j z_j$$
 
     Args:
-      target: `[...]`, the logit of the true class; -inf if that class is masked.
+      target: `[...]`, the logit of the true class, with its margin; -inf if that class is masked.
       others: `[...]`, logsumexp of the other classes; -inf if there are none.
       runner_up: `[...]`, the largest of the other logits. Its gradient goes to one class that
         attains it, or is shared evenly among several.
       mean: `[...]`, the mean logit of the unmasked classes.
+      score: `[...]`, the logit of the true class without its margin, which says what would be
+        predicted; by default the target. Give it by name.
 
-    All are float32, or float64 for float64 logits. An out-of-range label makes
-    `target` NaN.
+    All are float32, or float64 for float64 logits. An out-of-range label makes `target` and `score`
+    NaN.
 
     Source: the log-odds form of the softmax, as in logistic regression.
 
@@ -44,10 +54,20 @@ class LogitStats(NamedTuple):
       (Array(0.6652, dtype=float32), Array(True, dtype=bool))
     """
 
-    target: Array
-    others: Array
-    runner_up: Array
-    mean: Array
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        target: Array,
+        others: Array,
+        runner_up: Array,
+        mean: Array,
+        score: Array | None = None,
+    ) -> "LogitStats":
+        """Fill in the fields that follow from the others."""
+        return super().__new__(
+            cls, target, others, runner_up, mean, target if score is None else score
+        )
 
     @property
     def logsumexp(self) -> Array:
@@ -71,8 +91,8 @@ class LogitStats(NamedTuple):
 
     @property
     def correct(self) -> Array:
-        """Whether the true class has the largest logit; a tie counts as wrong."""
-        return self.target > self.runner_up
+        """Whether the true class has the largest logit, without a margin; a tie counts as wrong."""
+        return self.score > self.runner_up
 
 
 def absolute(stats: LogitStats, shift: Array) -> LogitStats:

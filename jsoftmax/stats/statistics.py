@@ -202,6 +202,7 @@ def to_stats(
     fields: tuple[str, ...],
     *,
     centred: bool,
+    score: Array | None = None,
 ) -> tuple[LogitStats, Array]:
     """Return the stats of logits minus a shift, and the shift, which has no gradient.
 
@@ -215,16 +216,19 @@ def to_stats(
       others: `[...]`, of all classes that are no label.
       fields: the optional ones that are wanted; `mean` is None without.
       centred: whether to shift by the largest logit. Else the shift is 0.
+      score: the logits of the labels without a margin, if there is one.
     """
     target = jnp.where(unmasked, target, -jnp.inf)
+    score = target if score is None else jnp.where(unmasked, score, -jnp.inf)
     if labels.ndim > others.top.ndim:
         runner_up, others = _with_listed(target, labels, unmasked, runner_up, others, fields)
     shift = jnp.zeros_like(target)
     if centred:
         shift = lax.stop_gradient(neg_inf_to_zero(jnp.maximum(target, others.top)))
     top = neg_inf_to_zero(others.top) - shift
-    target = jnp.where(target == -jnp.inf, -jnp.inf, target - shift)
+    target, score = (jnp.where(x == -jnp.inf, -jnp.inf, x - shift) for x in (target, score))
     made: dict[str, Any] = {"target": target, "runner_up": runner_up - shift, "mean": None}
+    made["score"] = score
     for name in ("others", *fields):
         if name in FIELDS:
             made[name] = FIELDS[name].value(others.sums, top, target, unmasked)

@@ -1,17 +1,19 @@
 """The fields of LogitStats against float64 numpy."""
 
+from functools import partial
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from cases import (
-    CLASSES,
-    hard_logits,
-    labels_for,
-    some_mask,
-)
-from numpy.testing import assert_allclose
+from cases import CLASSES, close, hard_logits, head, labels_for, some_mask
+from heads import dense, over_ways
+from meshes import mesh_of
+from numpy.testing import assert_allclose, assert_array_equal
 
 import jsoftmax as js
+from jsoftmax.stats.dense import class_stats
 
 ALL_CLASSES = pytest.mark.parametrize("classes", CLASSES)
 
@@ -31,3 +33,64 @@ def test_logit_stats_fields(classes):
     p = oracles.softmax(logits, where=where)[true]
     assert_allclose(stats.prob, p, rtol=6e-5, atol=1e-37)
     assert np.array_equal(stats.correct, z[true] > rest.max(-1))
+
+
+X, W, LABELS = head(examples=5, size=3, classes=7)
+BIAS = jnp.linspace(-1, 1, 7)
+MARGINS = {
+    "none": None,
+    "cosface": js.cosface(scale=4.0),
+    "l_softmax": js.l_softmax(3, anneal=1.0),
+    "per class": js.AngularMargin(m2=jnp.linspace(0.1, 0.9, 7), scale=4.0),
+}
+over_margins = pytest.mark.parametrize("margin", MARGINS.values(), ids=MARGINS)
+
+
+def of_score(stats):
+    return jnp.tanh(stats.runner_up - stats.score) + js.nll(stats) - 0.3 * stats.score
+
+
+@over_margins
+@over_ways
+def test_score_is_the_logit_without_margin(way, margin):
+    def total(way, x, w, bias, softcap):
+        return way(x, w, LABELS, of_score, margin=margin, bias=bias, softcap=softcap)
+
+    given = X, W, BIAS, 3.0
+    expected, got = (
+        jax.jit(jax.value_and_grad(partial(total, evaluate), (0, 1, 2, 3)))(*given)
+        for evaluate in (dense, way)
+    )
+    close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@over_margins
+def test_a_margin_does_not_touch_accuracy(margin):
+    """The right class is the one with the largest logit, whatever a margin took from it."""
+    options = {"margin": margin, "bias": BIAS}
+    labels = jnp.argmax(js.linear_logits(X, W, **options), -1).at[1].set(0)
+    right = jnp.arange(5) != 1
+    mesh = js.sharded_linear_loss(mesh_of(), batch_axis="data", class_axis="model", num_classes=7)
+    found = {
+        "stats": js.linear_stats(X, W, labels, **options),
+        "loss": js.linear_loss(X, W, labels, return_stats=True, **options)[1],
+        "sharded": mesh(X, W, labels, return_stats=True, **options)[1],
+    }
+    for name, stats in found.items():
+        assert_array_equal(stats.correct, right, err_msg=name)
+
+
+def test_score_is_the_target_unless_given():
+    fields = jnp.arange(4.0)
+    assert js.LogitStats(*fields).score == js.LogitStats(*fields).target
+    stats = js.LogitStats(*fields, score=5.0)
+    assert stats.correct
+    assert not stats._replace(score=1.0).correct
+    assert js.LogitStats._fields[:4] == ("target", "others", "runner_up", "mean")
+    doubled = jax.tree.map(lambda x: 2 * x, stats)
+    assert isinstance(doubled, js.LogitStats)
+    assert doubled.score == 10
+    every = jax.vmap(lambda stats: stats)(jax.tree.map(lambda x: jnp.full(3, x), stats))
+    assert_array_equal(every.correct, [True] * 3)
+    of_classes = class_stats(hard_logits(10), None)
+    assert_array_equal(of_classes.score, of_classes.target)
