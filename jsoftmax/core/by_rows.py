@@ -1,9 +1,10 @@
 """Reductions over the classes of logits that are in memory, block of rows by block of rows.
 
-XLA's CPU backend writes most of what it sums over the classes to memory first, as large as the
-logits. In a loop over blocks of rows that stays in the cache. Other backends sum without writing,
-and need no loop. (Logits of 16 bits that backend converts to float32 before the loop, all at once.
-As integers, which it does not convert, they would have no derivative.)
+XLA's CPU backend writes much of what it sums over the classes to memory first, as large as the
+logits, and is slow at sums over more than 32,768 numbers. In a loop over blocks of rows all stays
+in the cache. What needs one pass only (core/one_pass.py), and other backends, need no loop. (Logits
+of 16 bits that backend converts to float32 before the loop, all at once. As integers, which it does
+not convert, they would have no derivative.)
 """
 
 import math
@@ -16,19 +17,26 @@ from jax import Array, lax
 
 Reduced = TypeVar("Reduced")
 _LARGE = 1 << 22  # fewer logits are not worth a loop
+_MANY = 1 << 15  # classes that XLA sums well
 _BLOCK = 1 << 15  # logits in a block
 _FEWEST_ROWS = 8  # a product with fewer is slow
 
 
 def by_rows(
-    of_block: Callable[..., Reduced], at_once: Callable[..., Reduced], logits: Array, *more: Any
+    of_block: Callable[..., Reduced],
+    at_once: Callable[..., Reduced],
+    logits: Array,
+    *more: Any,
+    one_pass: bool = False,
 ) -> Reduced:
     """Return a tree of arrays `[...]` that either function makes of logits `[..., classes]`.
 
     `more`: arrays `[...]` or `[..., classes]`, or None; what is the same for all rows may have
     size 1 there. `of_block` gets logits `[rows, classes]`, and of the others the same rows.
+    `one_pass`: `at_once` writes nothing to memory, and is better unless the classes are very many.
     """
-    if logits.size < _LARGE or _may_be_sharded():
+    sums_well = one_pass and logits.shape[-1] <= _MANY
+    if sums_well or logits.size < _LARGE or _may_be_sharded():
         return at_once(logits, *more)
 
     def loop(*arrays):

@@ -8,7 +8,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jsoftmax.core.arguments import as_logits, check_per_example
@@ -156,7 +156,7 @@ def _softmax_jvp(axis, primals, tangents):
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _log_softmax(d, axis):
-    return d - _logsumexp(d, axis)
+    return d - jnp.log(_sum(exp_nonpositive(d), axis))
 
 
 @_log_softmax.defjvp
@@ -170,12 +170,20 @@ def _log_softmax_jvp(axis, primals, tangents):
 @partial(jax.checkpoint, prevent_cse=False, static_argnums=(2,))
 def _log_softmax_tangent(d, dd, axis):
     mean = _logsumexp_jvp(axis, (d,), (dd,))[1]
-    return jnp.where(d == -jnp.inf, 0, dd) - mean
+    return _on(d) * dd - mean
+
+
+def _on(d):
+    """Return 0 where d is -inf and 1 elsewhere, by arithmetic: see core/one_pass.py."""
+    by_most = lax.stop_gradient(d) * (8 / float(jnp.finfo(d.dtype).max))  # not a subnormal number
+    above_0 = jnp.maximum(9 + by_most, 0)  # at least 1 where d is finite
+    return jnp.minimum(2 * above_0, 1)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _logsumexp(d, axis):
-    return jnp.log(_sum(exp_nonpositive(d), axis))
+    total = jnp.sum(exp_nonpositive(d), axis, keepdims=True)
+    return jnp.log(jnp.where(total < 0.5, 0.5, total))  # not `_sum`: see core/one_pass.py
 
 
 @_logsumexp.defjvp
@@ -184,7 +192,7 @@ def _logsumexp_jvp(axis, primals, tangents):
     (d,), (dd,) = primals, tangents
     e = exp_nonpositive(d)
     total = _sum(e, axis)
-    return jnp.log(total), jnp.sum(e * dd, axis, keepdims=True) / total
+    return _logsumexp(d, axis), jnp.sum(e * dd, axis, keepdims=True) / total
 
 
 def _sum(e, axis):

@@ -13,8 +13,8 @@ losses tell is below the smallest float32 anyway; `others` may be -inf.
 What XLA makes of it decides the speed of the plain call on logits.
 - The derivative is e_j times a number per example, the same expression as in the value. So there is
   one array of exponentials, which is summed where it stands and scaled in place to be the gradient.
-- The label is masked by a product. XLA's CPU backend takes a fifth longer with a select.
-- Without derivatives the sums go over blocks of rows (core/by_rows.py).
+- The label is masked by arithmetic on floats (core/one_pass.py).
+- Without derivatives the sums over very many classes go over blocks of rows (core/by_rows.py).
 """
 
 import math
@@ -29,10 +29,12 @@ from jsoftmax.core.by_rows import by_rows
 from jsoftmax.core.dtypes import to_compute_dtype
 from jsoftmax.core.masking import mask_classes
 from jsoftmax.core.numerics import log_or_neg_inf, neg_inf_to_zero
+from jsoftmax.core.one_pass import apart, largest, result
 from jsoftmax.stats.labels import at_label, is_label
 
 _SCALE = 2.0**12
 _HEADROOM = 8.0  # its part in the exponent
+_FACTOR = _SCALE * math.exp(-_HEADROOM)  # the rest
 
 
 class Rows(NamedTuple):
@@ -60,27 +62,24 @@ class Rows(NamedTuple):
         dd -= neg_inf_to_zero(d) * tangents.temperature[..., None]
         return dd / self.temperature[..., None]
 
-    def mean(self, d: Array) -> Array:
-        """Return the mean of numbers `[..., classes]` over the unmasked classes."""
-        if self.where is None:
-            return jnp.sum(d, -1) / d.shape[-1]
-        where = jnp.broadcast_to(self.where, d.shape)
-        count = jnp.maximum(jnp.sum(where, -1), 1).astype(d.dtype)
-        return jnp.sum(jnp.where(where, d, 0), -1) / count
+    def total(self, d: Array) -> Array:
+        """Return the sum of numbers `[..., classes]` over the unmasked classes."""
+        return jnp.sum(d if self.where is None else jnp.where(self.where, d, 0), -1)
+
+    def count(self) -> Array:
+        """Return the number of unmasked classes, at least 1, that broadcasts against `[...]`."""
+        where = jnp.ones(self.logits.shape[-1:], bool) if self.where is None else self.where
+        count = jnp.maximum(jnp.sum(where, -1), 1)
+        return count.astype(to_compute_dtype(self.logits).dtype)
 
 
 class Centred(NamedTuple):
     """Numbers per example `[...]`, those of the logits relative to the top and divided by T."""
 
-    top: Array  # the largest logit itself, 0 if all are -inf; no gradient
+    top: Array  # the largest logit itself, as `largest` gives it; no gradient
     target: Array  # of the label, masked or not
     others: Array
     mean: Array | None  # None unless it is read
-
-
-def largest(z: Array) -> Array:
-    """Return the largest logit as a constant, 0 if all are -inf."""
-    return lax.stop_gradient(neg_inf_to_zero(jnp.max(z, -1)))
 
 
 @partial(jax.jit, static_argnames="with_mean")  # or a loop outside of jit would compile each time
@@ -91,20 +90,21 @@ def reduce_centred(rows: Rows, *, with_mean: bool) -> Centred:
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _reduce(with_mean, rows):
-    top, others, mean = by_rows(
-        lambda *rows: _of_block(Rows(*rows), with_mean),
-        lambda *rows: _at_once(Rows(*rows), with_mean)[:3],
+    top, others = by_rows(
+        lambda *rows: _of_block(Rows(*rows)),
+        lambda *rows: _at_once(Rows(*rows), _off_label_by_floats)[:2],
         *rows,
+        one_pass=True,
     )
-    return Centred(top, _target(rows, top), others, mean)
+    return Centred(top, _target(rows, top), others, _mean(rows, top) if with_mean else None)
 
 
 @_reduce.defjvp
 def _reduce_jvp(with_mean, primals, tangents):
     # d target = dd_y, d others = sum_j e_j dd_j / sum_j e_j, d mean = sum_j dd_j / count
     (rows,), (d_rows,) = primals, tangents
-    top, others, _, total = _at_once(rows, with_mean=False)
-    out = Centred(top, _target(rows, top), others, _mean_by_rows(rows, top) if with_mean else None)
+    top, others, total = _at_once(rows, _off_label)
+    out = Centred(top, _target(rows, top), others, _mean(rows, top) if with_mean else None)
     target, others, mean = _tangents(rows, top, d_rows)
     target = jnp.where(out.target == -jnp.inf, 0, target)
     others = others / jnp.where(total == 0, 1, total)
@@ -112,24 +112,30 @@ def _reduce_jvp(with_mean, primals, tangents):
 
 
 def _target(rows, top):
-    return rows.relative(at_label(rows.logits, rows.labels)[..., None], top)[..., 0]
+    # Another order than in `_mean`: the same barrier twice would be one.
+    top, logits = apart(top, rows.logits)
+    return rows.relative(at_label(logits, rows.labels)[..., None], top)[..., 0]
 
 
-def _at_once(rows, with_mean):
-    """Return the top, others, the mean, and the sum of the exponentials."""
+def _at_once(rows, off_label):
+    """Return the top, others, and the sum of the exponentials."""
     z = rows.masked()
-    top = largest(z)
+    top = largest(rows._replace(logits=apart(rows.logits)[0]).masked())
     d = rows.relative(z, top)
-    total = jnp.sum(_exp(d, _off_label(d, rows.labels)), -1)
+    total = jnp.sum(_exp(d, off_label(d, rows.labels)), -1)
+    return top, _log_of_scaled(total), total
+
+
+def _log_of_scaled(total: Array) -> Array:
+    """Return the logarithm of a sum of scaled exponentials, without the scale."""
     # Scaled back before the logarithm, which keeps more digits; if that underflows, after it.
     tiny = total < 1e-34
-    others = log_or_neg_inf(total * jnp.where(tiny, 1, 1 / _SCALE).astype(z.dtype))
-    others -= jnp.where(tiny, math.log(_SCALE), 0).astype(z.dtype)
-    return top, others, rows.mean(d) if with_mean else None, total
+    log = log_or_neg_inf(total * jnp.where(tiny, 1, 1 / _SCALE).astype(total.dtype))
+    return log - jnp.where(tiny, math.log(_SCALE), 0).astype(total.dtype)
 
 
-def _of_block(rows, with_mean):
-    """Return the top, others and the mean, with -inf written to the label in the block.
+def _of_block(rows):
+    """Return the top and others, with -inf written to the label in the block.
 
     Relative to the largest of the others nothing underflows.
     """
@@ -142,8 +148,19 @@ def _of_block(rows, with_mean):
     top = jnp.maximum(runner_up, of_label)
     e = jnp.exp(rows.relative(of_others, runner_up))
     others = log_or_neg_inf(e @ jnp.ones(e.shape[-1], e.dtype))
-    others += rows.relative(runner_up[:, None], top)[:, 0]
-    return top, others, rows.mean(rows.relative(z, top)) if with_mean else None
+    return top, others + rows.relative(runner_up[:, None], top)[:, 0]
+
+
+def _mean(rows: Rows, top: Array) -> Array:
+    """Return the mean of `(z - top) / T` over the unmasked classes."""
+
+    def mean(logits, top, where, temperature):
+        logits, top = apart(logits, top)
+        rows = Rows(logits, top, where, temperature)
+        return result(rows.total(rows.relative(rows.masked(), top))) / rows.count()
+
+    given = rows.logits, top, rows.where, rows.temperature
+    return by_rows(mean, mean, *given, one_pass=True)
 
 
 # The exponentials are not kept from the value for the derivative, but computed again: the compiler
@@ -154,34 +171,33 @@ def _tangents(rows, top, d_rows):
     dd = rows.relative_tangent(d, d_rows)
     target = jnp.sum(jnp.where(is_label(d, rows.labels), dd, 0), -1)
     others = jnp.sum(_exp(d, _off_label(d, rows.labels)) * dd, -1)
-    return target, others, rows.mean(jnp.where(d == -jnp.inf, 0, dd))
+    return target, others, rows.total(jnp.where(d == -jnp.inf, 0, dd)) / rows.count()
 
 
 def _off_label(d, labels):
-    """Return 0 at the label and 1 elsewhere."""
+    """Return 0 at the label and `_SCALE` without the headroom elsewhere."""
     if labels.dtype.itemsize < 4:
         labels = labels.astype(jnp.int32)
-    classes = jnp.arange(d.shape[-1], dtype=labels.dtype)
-    return jnp.minimum(jnp.abs(classes - labels[..., None]), 1).astype(d.dtype)
+    distance = jnp.abs(jnp.arange(d.shape[-1], dtype=labels.dtype) - labels[..., None])
+    return jnp.minimum(distance, 1).astype(d.dtype) * _FACTOR
+
+
+def _off_label_by_floats(d, labels):
+    """Return the same without integers (core/one_pass.py); slower where the result is written."""
+    if d.shape[-1] > 1 << 24:  # beyond that a float32 is not exact
+        return _off_label(d, labels)
+    distance = jnp.abs(jnp.arange(d.shape[-1], dtype=d.dtype) - labels.astype(d.dtype)[..., None])
+    return jnp.minimum(distance, 1) * _FACTOR
 
 
 @jax.custom_jvp
-def _exp(d, off_label):
+def _exp(d: Array, factor: Array) -> Array:
+    """Return `exp(d)` times the headroom and the factor, which is constant: `_FACTOR` or 0."""
     # Above 0 is only what was rounded differently when the top was found, and must not overflow.
-    e = jnp.exp(jnp.minimum(d + _HEADROOM, _HEADROOM + 4))
-    return off_label * (_SCALE * math.exp(-_HEADROOM)) * e
+    return factor * jnp.exp(jnp.minimum(d + _HEADROOM, _HEADROOM + 4))
 
 
 @_exp.defjvp
 def _exp_jvp(primals, tangents):
     e = _exp(*primals)  # masked, so that there is only one array of exponentials
     return e, e * tangents[0]
-
-
-def _mean_by_rows(rows, top):
-    def mean(logits, top, where, temperature):
-        # The barrier: or XLA would write the differences to memory, for this and the exponentials.
-        rows, top = Rows(logits, top, where, temperature), lax.optimization_barrier(top)
-        return rows.mean(rows.relative(rows.masked(), top))
-
-    return by_rows(mean, mean, rows.logits, top, rows.where, rows.temperature)

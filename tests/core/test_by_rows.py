@@ -20,6 +20,7 @@ LABELS = np.arange(24).reshape(4, 6) * 7 % CLASSES
 def in_blocks(monkeypatch):
     """Cut any logits into blocks of 8 rows, as on a machine with one device."""
     monkeypatch.setattr(by_rows, "_LARGE", 0)
+    monkeypatch.setattr(by_rows, "_MANY", 0)
     monkeypatch.setattr(by_rows, "_BLOCK", 1)
     monkeypatch.setattr(by_rows, "_may_be_sharded", lambda: False)
 
