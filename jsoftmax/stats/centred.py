@@ -94,7 +94,7 @@ def _reduce(with_mean, rows):
         lambda *rows: _of_block(Rows(*rows)),
         lambda *rows: _at_once(Rows(*rows), _off_label_by_floats)[:2],
         *rows,
-        one_pass=True,
+        one_pass=rows.where is None,
     )
     return Centred(top, _target(rows, top), others, _mean(rows, top) if with_mean else None)
 
@@ -160,7 +160,7 @@ def _mean(rows: Rows, top: Array) -> Array:
         return result(rows.total(rows.relative(rows.masked(), top))) / rows.count()
 
     given = rows.logits, top, rows.where, rows.temperature
-    return by_rows(mean, mean, *given, one_pass=True)
+    return by_rows(mean, mean, *given, one_pass=rows.where is None)
 
 
 # The exponentials are not kept from the value for the derivative, but computed again: the compiler
