@@ -13,9 +13,11 @@ from importlib.metadata import PackageNotFoundError, version
 from jsoftmax import checks
 from jsoftmax.linear.logits import linear_logits
 from jsoftmax.linear.loss import linear_cross_entropy, linear_loss
+from jsoftmax.linear.sample import linear_sample
 from jsoftmax.linear.sampling import ClassSample, sample_classes
 from jsoftmax.linear.sharded import sharded_linear_loss
 from jsoftmax.linear.stats import linear_stats
+from jsoftmax.linear.top_k import linear_top_k
 from jsoftmax.losses.bi_tempered import bi_tempered_loss
 from jsoftmax.losses.binary import binary_cross_entropy
 from jsoftmax.losses.brier import brier_loss
@@ -102,6 +104,9 @@ __all__ = [
     "linear_logits",
     "linear_loss",
     "linear_stats",
+    # features, weight -> classes
+    "linear_sample",
+    "linear_top_k",
     # the same over a mesh, and with a sample of the classes
     "ClassSample",
     "sample_classes",

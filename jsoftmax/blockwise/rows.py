@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from jsoftmax.blockwise.backward import add_wanted, backward
 from jsoftmax.blockwise.block_loop import add_rows, join_blocks, over_blocks, slice_rows

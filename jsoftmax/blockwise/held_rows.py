@@ -1,0 +1,89 @@
+"""The logits of some rows at a time, for what is looked up or drawn from them.
+
+A block of rows holds the logits of all classes of its device, so that a search needs one product
+and no second pass; its derivatives compute it again. There are few rows to a block where there are
+many classes.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.lax import PrecisionLike
+
+from jsoftmax.blockwise.block_loop import join_blocks, over_blocks
+from jsoftmax.blockwise.matmul import matmul
+from jsoftmax.blockwise.scores import (
+    cosines,
+    features_inverse_norm,
+    logits_of,
+    weight_inverse_norm,
+)
+from jsoftmax.blockwise.types import Head
+from jsoftmax.core.collectives import MeshAxes, all_gather_unvarying, to_global_labels
+
+_HELD = 1 << 24  # logits of a block
+
+
+def rows_held(rows: int, classes: int) -> int:
+    """Return how many rows a block has."""
+    return min(rows, max(1, _HELD // classes))
+
+
+def over_rows(
+    of_block: Callable[..., Any],
+    size: int,
+    precision: PrecisionLike,
+    features: Array,
+    head: Head,
+    temperature: Array | None,
+    *more: Array | None,
+) -> Any:
+    """Return a tree of arrays `[N, ...]` that a function makes of blocks of rows.
+
+    Args:
+      of_block: a function of logits `[n, C]`, -inf where `where` masks a class, and of `more`.
+      size: how many rows a block has.
+      precision: of the product.
+      features: `[N, D]`.
+      head: the classes of this device. A margin adds nothing: there is no true class.
+      temperature: `[N]`, or None for 1.
+      more: arrays `[N, ...]`, of which the function gets the same rows.
+    """
+    rows = features.shape[0]
+    of_weight = weight_inverse_norm(head.weight, head.margin)
+    scale = None if head.margin is None else head.margin.scale
+
+    def cut(x, start):  # plainly, so that reverse mode needs no rule
+        return x if size == rows else lax.dynamic_slice_in_dim(x, start, size)
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def body(_, start, new, __):
+        x, t, rest = jax.tree.map(lambda x: cut(x, start), (features, temperature, more))
+        products = matmul(x, head.weight, precision)
+        c = cosines(products, features_inverse_norm(x, head.margin), of_weight)
+        z = logits_of(c, scale, head.bias, head.softcap)
+        z = z if t is None else z / t[:, None]
+        z = z if head.where is None else jnp.where(head.where, z, -jnp.inf)
+        return None, of_block(z, *rest)
+
+    found = over_blocks(body, None, rows, size)[1]
+    return jax.tree.map(partial(join_blocks, size=rows), found)
+
+
+def largest_k(z: Array, k: int, axes: MeshAxes) -> tuple[Array, Array]:
+    """Return the k largest of `[n, C]` in descending order, and their classes over all devices.
+
+    Of equal ones the lower class comes first.
+    """
+    values, classes = lax.top_k(z, min(k, z.shape[-1]))
+    classes = to_global_labels(classes, z.shape[-1], axes)
+    if axes is None:
+        return values, classes
+    # The devices come in the order of their classes, and top_k takes the first of equals.
+    values, classes = (all_gather_unvarying(x.T, axes).T for x in (values, classes))
+    values, place = lax.top_k(values, k)
+    return values, jnp.take_along_axis(classes, place, -1)
