@@ -64,12 +64,15 @@ def backward(
         # As the labels in the block: not computed once for all blocks.
         _, (slopes, top, top_class) = lax.optimization_barrier((start, per_row))
 
-        def reduce(products, bias, softcap, margin):
-            given = head._replace(bias=bias, softcap=softcap, margin=margin)
+        def reduce(products, per_class, softcap, margin):
+            bias, class_weight = per_class
+            given = head._replace(bias=bias, class_weight=class_weight)
+            given = given._replace(softcap=softcap, margin=margin)
             return block.reduce(plan, products, inverse_norm, given, top, top_class)
 
-        given = products, block.head.bias, head.softcap, head.margin
-        d_products, d_bias, d_softcap, d_margin = jax.vjp(reduce, *given)[1](slopes)
+        per_class = block.head.bias, block.head.class_weight
+        given = products, per_class, head.softcap, head.margin
+        d_products, d_per_class, d_softcap, d_margin = jax.vjp(reduce, *given)[1](slopes)
         if d_features is not None:
             added = features_gradient(d_products, block.head.weight, plan.precision)
             d_features = d_features + added
@@ -77,8 +80,13 @@ def backward(
             added = weight_gradient(d_products, features, transpose, plan.precision)
             added = project_out(added, block.head.weight, block.head.inverse_norm)
             gradients = gradients._replace(weight=add_rows(gradients.weight, start, added))
-        if gradients.bias is not None:
-            gradients = gradients._replace(bias=add_rows(gradients.bias, start, d_bias))
+        bias, class_weight = (
+            total if total is None else add_rows(total, start, added)
+            for total, added in zip(
+                (gradients.bias, gradients.class_weight), d_per_class, strict=True
+            )
+        )
+        gradients = gradients._replace(bias=bias, class_weight=class_weight)
         scalars = gradients.softcap, gradients.margin
         softcap, margin = add_wanted(scalars, (d_softcap, d_margin))
         return (d_features, gradients._replace(softcap=softcap, margin=margin)), None

@@ -44,10 +44,11 @@ class ClassBlock(NamedTuple):
         start, new = (jnp.asarray(x, labels.dtype) for x in (start, new))
         start, new, labels = lax.optimization_barrier((start, new, labels))
         classes = start + jnp.arange(size, dtype=labels.dtype)
-        per_class = head.weight, head.bias, head.where, head.inverse_norm
-        weight, bias, where, inverse_norm = slice_rows(per_class, start, size)
+        per_class = head._replace(softcap=None, margin=None, loss=())
+        cut = slice_rows(per_class, start, size)
+        weight, where = cut.weight, cut.where
         weight = weight.astype(jnp.float32) if plan.widen else weight
-        head = head._replace(weight=weight, bias=bias, where=where, inverse_norm=inverse_norm)
+        head = cut._replace(weight=weight, softcap=head.softcap, margin=head.margin)
         inside = (labels >= new) & (labels < start + size)
         unmasked = ~is_any_label(classes, labels)
         if where is not None:
@@ -76,7 +77,9 @@ class ClassBlock(NamedTuple):
             mine = (place >= 0) & (place < len(self.classes))
             at_top = at_label(jnp.where(self.unmasked, z, 0), place)
             runner_up = jnp.where(mine, at_top, 0)
-        return of_labels, runner_up, sums_below(top, z, self.unmasked, names_of_sums(plan.fields))
+        names = names_of_sums(plan.fields)
+        sums = sums_below(top, z, self.unmasked, names, head.class_weight)
+        return of_labels, runner_up, sums
 
 
 def local_shard(plan: Plan, examples: Examples, head: Head) -> tuple[Examples, Head]:

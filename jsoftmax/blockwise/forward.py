@@ -7,7 +7,6 @@ labels and the statistics, a few numbers per example, and go on with the same on
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +52,8 @@ def forward(
         products = matmul(features, block.head.weight, plan.precision)
         c, z = block.logits(plan, products, of_features, block.head)
         of_labels = jnp.where(block.inside, at_labels(c, block.place), of_labels)
-        found = others_of(z, block.unmasked, block.classes, plan.fields)
+        weights = block.head.class_weight
+        found = others_of(z, block.unmasked, block.classes, plan.fields, weights)
         return (of_labels, merge(others, found)), products if save_products else None
 
     # An out-of-range label is in no block, and its cosine stays NaN.
@@ -77,7 +77,10 @@ def forward(
 def stats_of(
     plan: Plan, examples: Examples, head: Head, found: Forward, *, centred: bool
 ) -> tuple[LogitStats, Array]:
-    """Return the stats that a forward pass has found the parts of, and their shift."""
+    """Return the stats that a forward pass has found the parts of, and their shift.
+
+    With class weights of the labels the mean is by class weights, too.
+    """
     margin = combine(plan.margin, head.margin, examples.margin)
     score = with_margin(found.cosines, examples.kept_norm, margin)
     scale = None if margin is None else margin.scale
@@ -86,13 +89,22 @@ def stats_of(
     if margin is not None:
         plain = logits_of(found.cosines, scale, examples.bias, head.softcap)
     parts = target, examples.labels, found.unmasked, found.runner_up, found.others
-    return to_stats(*parts, plan.fields, centred=centred, score=plain)
+    weights = examples.class_weight
+    return to_stats(*parts, plan.fields, centred=centred, score=plain, of_label=weights)
 
 
-def losses_of(plan: Plan, stats: LogitStats, shift: Array, probs: Array | None, values: Any):
-    """Return the losses `[N]` from the stats of `logits - shift`; with probs, expected losses."""
+def evaluate(
+    plan: Plan, examples: Examples, head: Head, found: Forward
+) -> tuple[Array, LogitStats, Array]:
+    """Return the losses `[N]`, which are expected ones for lists, and stats with their shift."""
+    given, shift = stats_of(plan, examples, head, found, centred=True)
     loss = plan.loss
     for _ in shift.shape:
-        loss = jax.vmap(loss, (0, 0, None))
-    losses = loss(stats, shift, values)
-    return losses if probs is None else jnp.sum(multiply_no_nan(probs, losses), -1)
+        loss = jax.vmap(loss, (0, 0, None, 0))
+    losses = loss(given, shift, head.loss, examples.class_weight)
+    if examples.probs is not None:
+        losses = jnp.sum(multiply_no_nan(examples.probs, losses), -1)
+    if examples.class_weight is None:
+        return losses, given, shift
+    plain = examples._replace(class_weight=None)
+    return losses, *stats_of(plan, plain, head, found, centred=True)

@@ -31,11 +31,14 @@ def _weighted_sum_jvp(plan, primals, tangents):
     wanted = jax.tree.map(lambda t: not isinstance(t, SymbolicZero), tangents)
     total, evaluation, gradients = _nested(plan, wanted, *primals)
     moving = _moving(wanted, primals, tangents)
-    # Of features, weight and bias each device has its part. The transpose of the sum over devices
-    # sums the gradient of the features, if these are the same on all of them.
-    parts = [(rows.features, head.weight, head.bias) for rows, head in (gradients, moving)]
+    # Of features and what is per class each device has its part. The transpose of the sum over
+    # devices sums the gradient of the features, if these are the same on all of them.
+    parts = [
+        (rows.features, head.weight, head.bias, head.class_weight)
+        for rows, head in (gradients, moving)
+    ]
     others = [
-        (rows._replace(features=None), head._replace(weight=None, bias=None))
+        (rows._replace(features=None), head._replace(weight=None, bias=None, class_weight=None))
         for rows, head in (gradients, moving)
     ]
     dtype = total.dtype

@@ -17,7 +17,7 @@ from jax import Array
 from jsoftmax.blockwise.backward import add_wanted, backward
 from jsoftmax.blockwise.block_loop import add_rows, join_blocks, over_blocks, slice_rows
 from jsoftmax.blockwise.class_block import ClassBlock, local_shard
-from jsoftmax.blockwise.forward import forward, losses_of, stats_of
+from jsoftmax.blockwise.forward import evaluate, forward
 from jsoftmax.blockwise.matmul import matmul
 from jsoftmax.blockwise.scores import features_inverse_norm
 from jsoftmax.blockwise.types import Examples, Forward, Head, Plan
@@ -161,9 +161,9 @@ def _loss(plan, examples, head, found, dtype):
         others = found.others._replace(sums=sums)
         merged = Forward(cosines, found.unmasked, runner_up, others)
         softcap, margin, values = shared
-        given = examples._replace(labels=labels), head._replace(softcap=softcap, margin=margin)
-        stats, shift = stats_of(plan, *given, merged, centred=True)
-        losses = losses_of(plan, stats, shift, examples.probs, values)
+        examples = examples._replace(labels=labels)
+        whole = head._replace(softcap=softcap, margin=margin, loss=values)
+        losses, stats, shift = evaluate(plan, examples, whole, merged)
         # As in weighted_mean: an example of weight 0 is left out even if it is NaN.
         counted = jnp.where((examples.weights == 0) & jnp.isnan(losses), 0, losses)
         total = jnp.sum(multiply_no_nan(examples.weights, counted))

@@ -21,8 +21,8 @@ class Plan(NamedTuple):
 
     blocks: BlockSizes
     margin: Any  # its whole numbers, see margins/partition.py, or None
-    loss: Callable[..., Array]  # (LogitStats - shift, shift, values) of one example
-    fields: tuple[str, ...]  # the optional fields of LogitStats that are computed
+    loss: Callable[..., Array]  # (LogitStats - shift, shift, values, class weight) of one example
+    fields: tuple[str, ...]  # the optional ones of LogitStats that are computed
     class_axis: MeshAxes  # the mesh axes over which the classes are sharded
     precision: PrecisionLike  # of all matrix products
     widen: bool  # whether operands of 16 bits become float32 to be multiplied
@@ -37,6 +37,7 @@ class Examples(NamedTuple):
     weights: Any = None  # [N], factors on the losses
     kept_norm: Array | None = None  # [N], see scores.kept_norm
     bias: Array | None = None  # of the labels, in their shape
+    class_weight: Array | None = None  # of the labels, if the loss takes it
     margin: Any = None  # its parameters per class, at the labels [N]
 
 
@@ -47,6 +48,7 @@ class Head(NamedTuple):
     bias: Array | None = None  # [C]
     where: Array | None = None  # booleans [C]
     softcap: Array | None = None
+    class_weight: Array | None = None  # [C], if the loss takes it
     inverse_norm: Array | None = None  # [C], of the weight
     margin: Any = None  # its scalars
     loss: tuple[Any, ...] = ()  # the values that the loss closes over

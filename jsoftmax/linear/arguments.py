@@ -25,7 +25,7 @@ from jsoftmax.core.arguments import (
     integer_labels,
     normalize_axis,
 )
-from jsoftmax.core.collectives import check_bound_axis, gather_per_class, num_global
+from jsoftmax.core.collectives import check_bound_axis, gather_per_class, num_global, psum
 from jsoftmax.core.dtypes import cast_like, sum_dtype
 from jsoftmax.core.masking import class_mask
 from jsoftmax.margins.angular import AngularMargin
@@ -115,37 +115,61 @@ def checked_examples(
 
 
 def weigh(
-    examples: Examples, head: Head, ignored, shape, *, sample_weight, class_weight, class_axis
-) -> tuple[Examples, Array]:
-    """Return the examples, and the factors on their losses; class weights may go into the probs.
+    examples: Examples,
+    head: Head,
+    ignored,
+    shape,
+    *,
+    sample_weight,
+    class_weight,
+    class_axis,
+    loss_takes_it: bool,
+) -> tuple[Examples, Head, Array, Array]:
+    """Return examples and head, the factors on the losses, and by what sum a mean divides.
 
-    As in `weighted_mean`, an example of weight 0 is left out even if it would be NaN.
+    Class weights are among these factors, or in the probs; or, if the loss takes them, in examples
+    and head. As in `weighted_mean`, an example of weight 0 is left out even if it would be NaN.
     """
     features, labels, probs, *_ = examples
     dtype = sum_dtype(features, head.weight)
     weights = jnp.ones(features.shape[:1], dtype)
     if sample_weight is None and class_weight is None:
-        return examples, jnp.where(ignored, 0, weights)
+        weights = jnp.where(ignored, 0, weights)
+        return examples, head, weights, weights
     num_local = head.weight.shape[0]
     if sample_weight is not None:
         sample_weight = jnp.asarray(sample_weight)
         check_shape("sample_weight", sample_weight, shape, "a weight for every example")
         weights = sample_weight.reshape(-1).astype(dtype)
+    counts = weights = jnp.where(ignored, 0, weights)
+    of_labels = None
     if class_weight is not None:
-        class_weight = jnp.asarray(class_weight)
+        class_weight = jnp.asarray(class_weight).astype(dtype)
         check_shape("class_weight", class_weight, (num_local,), "a weight for every class")
-        of_labels = gather_per_class(class_weight, labels, class_axis).astype(dtype)
-        if probs is None:
-            weights = weights * of_labels
+        of_labels = gather_per_class(class_weight, labels, class_axis)
+        counts = weights * of_labels if probs is None else weights
+        if loss_takes_it:
+            head = head._replace(class_weight=class_weight)
         else:
-            probs = probs.astype(dtype) * of_labels
-    weights = jnp.where(ignored, 0, weights)
-    bad = (labels < 0) | (labels >= num_global(num_local, class_axis))
-    bad = jnp.any(bad, range(1, labels.ndim)) & (weights == 0)
+            probs = probs if probs is None else probs.astype(dtype) * of_labels
+            weights, of_labels = counts, None
+    valid = (labels >= 0) & (labels < num_global(num_local, class_axis))
+    if probs is not None:
+        valid = jnp.all(valid & jnp.isfinite(probs), -1)
+    bad = (weights == 0) & ~valid
     labels = jnp.where(bad.reshape(-1, *[1] * (labels.ndim - 1)), 0, labels)
+    probs = probs if probs is None else jnp.where(bad[:, None], 0, probs)
     bad |= (weights == 0) & ~jnp.all(jnp.isfinite(features), -1)
     features = jnp.where(bad[:, None], 0, features)
-    return Examples(features, labels, probs), weights
+    examples = Examples(features, labels, probs, class_weight=of_labels)
+    return examples, head, weights, counts
+
+
+def average_class_weight(class_weight: Array, where: Array | None, class_axis) -> Array:
+    """Return the mean of the weights of all unmasked classes."""
+    on = jnp.ones_like(class_weight) if where is None else where.astype(class_weight.dtype)
+    weight, count = psum((jnp.sum(on * class_weight), jnp.sum(on)), class_axis)
+    return weight / jnp.maximum(count, 1)
 
 
 def make_plan(

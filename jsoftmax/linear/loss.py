@@ -15,7 +15,7 @@ from jax import Array
 from jax.lax import PrecisionLike
 from jax.typing import ArrayLike
 
-from jsoftmax.blockwise.forward import losses_of, stats_of
+from jsoftmax.blockwise.forward import evaluate
 from jsoftmax.blockwise.gradient import reduced, weighted_sum
 from jsoftmax.core.arguments import normalize_axis
 from jsoftmax.core.collectives import (
@@ -29,6 +29,7 @@ from jsoftmax.core.collectives import (
 )
 from jsoftmax.core.numerics import multiply_no_nan
 from jsoftmax.linear.arguments import (
+    average_class_weight,
     checked_examples,
     checked_head,
     make_plan,
@@ -37,9 +38,10 @@ from jsoftmax.linear.arguments import (
 )
 from jsoftmax.linear.traced_loss import trace_loss
 from jsoftmax.losses.of_stats import nll
+from jsoftmax.losses.protocol import takes_class_weight
 from jsoftmax.margins.angular import AngularMargin
 from jsoftmax.stats.labels import SparseLabels
-from jsoftmax.stats.logit_stats import LogitStats
+from jsoftmax.stats.logit_stats import LogitStats, absolute
 
 
 def linear_loss(
@@ -86,8 +88,9 @@ def linear_loss(
       margin: such as `arcface()`; its parameters may be traced and get gradients.
       where: booleans `[classes]`; False masks a class.
       sample_weight: `[...]`, a factor on each example's loss; booleans are a mask.
-      class_weight: `[classes]`, a factor per class, taken at the label. On the probs of
-        `SparseLabels` it is not part of w: then, as in torch, the mean is over examples.
+      class_weight: `[classes]`, a factor on each class's term of the label: on the loss of a class,
+        on the probs of `SparseLabels`, and where `nll` smooths the label, on all terms of that. The
+        mean divides by those of the labels; with `SparseLabels`, as in torch, it is over examples.
       ignore_index: a label whose examples are left out, whatever their features.
       reduction: "mean", "sum", or None for one value per example, at four matrix products.
       return_stats: also return the `LogitStats` of the examples, without gradient.
@@ -148,7 +151,8 @@ def linear_loss(
     examples, ignored = checked_examples(
         features, labels, head, class_axis=class_axis, ignore_index=ignore_index
     )
-    examples, weights = weigh(
+    loss_takes_it = class_weight is not None and takes_class_weight(loss)
+    examples, head, weights, counts = weigh(
         examples,
         head,
         ignored,
@@ -156,8 +160,12 @@ def linear_loss(
         sample_weight=sample_weight,
         class_weight=class_weight,
         class_axis=class_axis,
+        loss_takes_it=loss_takes_it,
     )
-    traced, values, fields = trace_loss(loss, (examples, head), weights.dtype, class_axis)
+    average = None
+    if head.class_weight is not None:
+        average = average_class_weight(head.class_weight, head.where, class_axis)
+    traced, values, fields = trace_loss(loss, (examples, head), weights.dtype, class_axis, average)
     if return_stats and "mean" not in fields:
         fields = (*fields, "mean")
     plan, examples, head = make_plan(
@@ -172,13 +180,12 @@ def linear_loss(
     )
     if reduction is None:
         found = reduced(plan, examples, head)
-        stats, shift = stats_of(plan, examples, head, found, centred=True)
-        losses = losses_of(plan, stats, shift, examples.probs, values)
+        losses, stats, shift = evaluate(plan, examples, head, found)
         result = jnp.where(ignored, 0, multiply_no_nan(weights, losses)).reshape(shape)
-        stats, _ = stats_of(plan, examples, head, found, centred=False)
+        stats = absolute(stats, shift)
     else:
         if reduction == "mean":
-            count = psum(jnp.sum(weights), batch_axis)
+            count = psum(jnp.sum(counts), batch_axis)
             weights = jnp.where(count == 0, 0, weights / jnp.where(count == 0, 1, count))
         result, (_, stats) = weighted_sum(plan, examples._replace(weights=weights), head)
         result = psum(result, batch_axis)

@@ -12,7 +12,7 @@ from jax import Array
 
 from jsoftmax.core.collectives import MeshAxes, psum
 from jsoftmax.core.varying import varying_zero
-from jsoftmax.losses.protocol import fields_read, on_centred
+from jsoftmax.losses.protocol import fields_read, on_centred, with_class_weight
 from jsoftmax.stats.logit_stats import LogitStats
 from jsoftmax.stats.statistics import OPTIONAL
 
@@ -28,36 +28,43 @@ class TracedLoss:
     key: Any
     function: Callable[..., Array] = dataclasses.field(compare=False)
 
-    def __call__(self, stats: LogitStats, shift: Array, values: tuple[Array, ...]) -> Array:
-        """Return the loss of one example."""
-        return self.function(stats, shift, values)
+    def __call__(
+        self, stats: LogitStats, shift: Array, values: tuple[Array, ...], weight: Array | None
+    ) -> Array:
+        """Return the loss of one example; `weight` is that of its class, if the loss takes it."""
+        return self.function(stats, shift, values, weight)
 
 
 def trace_loss(
-    loss: Callable[..., Array], given: Any, dtype: jnp.dtype, class_axis: MeshAxes
+    loss: Callable[..., Array],
+    given: Any,
+    dtype: jnp.dtype,
+    class_axis: MeshAxes,
+    average: Array | None = None,
 ) -> tuple[TracedLoss, tuple[Array, ...], tuple[str, ...]]:
     """Return a loss traced, the values it closes over, and which optional fields it reads.
 
-    `given` are the arrays that the stats will be computed from, and so have the type of.
+    `given` are the arrays that the stats will be computed from, and so have the type of. `average`
+    is that of the class weights, if the loss takes these: then the mean that it reads is by them.
     """
-    centred = on_centred(loss)
+    centred = on_centred(loss) if average is None else with_class_weight(loss, average)
 
     def example(values):
         zero = psum(varying_zero((given, values), dtype, class_axis), class_axis)
-        return LogitStats(zero, zero, zero, zero), zero
+        return LogitStats(zero, zero, zero, zero), (zero,) if average is None else (zero, zero)
 
     def trace(values):
-        stats, shift = example(values)
-        fields = fields_read(centred, stats, shift)
+        stats, more = example(values)
+        fields = fields_read(centred, stats, *more)
         stats = without_unread(stats, fields)
-        out, tree = jax.tree.flatten(jax.eval_shape(centred, stats, shift))
+        out, tree = jax.tree.flatten(jax.eval_shape(centred, stats, *more))
         if [x.shape for x in out] != [()]:
             raise AssertionError(
                 "`loss`: expected a function of one example's LogitStats that returns one number, "
                 f"got {tree.unflatten(x.shape for x in out)}. Factors per example belong in "
                 "`sample_weight`."
             )
-        return fields, jax.make_jaxpr(centred)(stats, shift)
+        return fields, jax.make_jaxpr(centred)(stats, *more)
 
     def without_unread(stats, fields):
         return stats._replace(**{name: None for name in OPTIONAL if name not in fields})
@@ -69,11 +76,15 @@ def trace_loss(
         fields, traced = trace(tuple(traced.consts))
     key = _key(loss, traced)
 
-    def run(stats, shift, values):
-        leaves = jax.tree.leaves((without_unread(stats, fields), shift))
+    def run(stats, shift, values, weight):
+        leaves = jax.tree.leaves((without_unread(stats, fields), shift, weight))
         return jax.core.eval_jaxpr(traced.jaxpr, values, *leaves)[0]
 
-    return TracedLoss(key, run), tuple(map(jnp.asarray, traced.consts)), fields
+    values = tuple(map(jnp.asarray, traced.consts))
+    if average is None:
+        return TracedLoss(key, run), values, fields
+    by_weight = tuple("weighted_mean" if name == "mean" else name for name in fields)
+    return TracedLoss(key, run), values, by_weight
 
 
 def loss_key(loss: Callable[..., Array]) -> Any:

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jsoftmax.core.arguments import check_at_least, check_within, is_static
 from jsoftmax.core.dtypes import cast_like
 from jsoftmax.core.numerics import expm1, multiply_no_nan, sigmoid, softplus
-from jsoftmax.losses.protocol import centred_by, shift_invariant
+from jsoftmax.losses.protocol import by_class_weight, centred_by, shift_invariant
 from jsoftmax.stats.logit_stats import LogitStats
 
 
@@ -22,6 +22,21 @@ def _centred_nll(stats, shift, *, label_smoothing=0.0, z_loss=0.0):
     return loss + z_penalty(z_loss, stats.logsumexp + shift)
 
 
+def _weighted_nll(stats, shift, of_label, *, average, label_smoothing=0.0, z_loss=0.0):
+    """Return `nll` with class weights w_j on the terms of the smoothed label q'.
+
+    sum_j w_j q'_j (-log p_j) = (sum_j w_j q'_j) (-log p_y) + ε average (z_y - weighted mean of z)
+    """
+    check_within("label_smoothing", label_smoothing, 0, 1)
+    part = cast_like(label_smoothing, of_label)
+    spread = part * cast_like(average, of_label)
+    loss = _centred_nll(stats, shift, z_loss=z_loss)
+    loss = multiply_no_nan((1 - part) * of_label + spread, loss)
+    target = jnp.where(stats.target == -jnp.inf, 0, stats.target)
+    return loss + multiply_no_nan(spread, target - stats.mean)
+
+
+@by_class_weight(_weighted_nll)
 @centred_by(_centred_nll)
 def nll(stats: LogitStats, *, label_smoothing: ArrayLike = 0.0, z_loss: ArrayLike = 0.0) -> Array:
     r"""Negative log-likelihood of the true class, the loss behind `cross_entropy`.

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import jax
 from jax import Array
 
+from jsoftmax.core.arguments import is_static
 from jsoftmax.stats.logit_stats import LogitStats, absolute
 from jsoftmax.stats.statistics import OPTIONAL
 
@@ -60,11 +61,43 @@ def centred_by(rule: Callable[..., Array]) -> Callable[[Loss], Loss]:
     return declare
 
 
+def by_class_weight(rule: Callable[..., Array]) -> Callable[[Loss], Loss]:
+    """Declare what a loss with an option `label_smoothing` is if it takes class weights itself.
+
+    The rule is a function of (stats of `logits - shift`, shift, the label's weight), in which the
+    mean of the stats is by class weights, and by name of their average and the loss's options.
+    """
+
+    def declare(loss):
+        setattr(loss, "by_class_weight", rule)  # noqa: B010, as above
+        return loss
+
+    return declare
+
+
+def takes_class_weight(loss: Callable[..., Array]) -> bool:
+    """Return whether a loss smooths labels, so that class weights are no factor on all of it."""
+    function, args, options = _taken_apart(loss)
+    smoothed = not is_static(options.get("label_smoothing", 0.0), 0)
+    return smoothed and not args and hasattr(function, "by_class_weight")
+
+
+def with_class_weight(loss: Callable[..., Array], average: Array) -> Callable[..., Array]:
+    """Return a loss that takes class weights as a function of what its rule is one of."""
+    function, _, options = _taken_apart(loss)
+    rule: Any = function
+    return functools.partial(rule.by_class_weight, average=average, **options)
+
+
+def _taken_apart(loss):
+    if isinstance(loss, functools.partial):
+        return loss.func, loss.args, loss.keywords
+    return loss, (), {}
+
+
 def on_centred(loss: Callable[..., Array]) -> Callable[..., Array]:
     """Return a loss of stats as a function of the stats of `logits - shift`, and the shift."""
-    function, args, options = loss, (), {}
-    if isinstance(loss, functools.partial):
-        function, args, options = loss.func, loss.args, loss.keywords
+    function, args, options = _taken_apart(loss)
     if hasattr(function, "on_centred") and not args:
         return functools.partial(function.on_centred, **options)
     return lambda stats, shift, *more: loss(absolute(stats, shift), *more)

@@ -2,10 +2,12 @@ r"""The statistics of the other classes: sums over j != y of an elementwise func
 
     top = max_j z_j        d_j = z_j - top        S = sum_j f(z_j, d_j)
 
-    sum      f        when the top rises by r
-    exp      exp(d)   exp(-r) S
-    linear   d        S - r count
-    count    1        S
+    sum       f        when the top rises by r
+    exp       exp(d)   exp(-r) S
+    linear    d        S - r count
+    count     1        S
+    weighted  w_j d    S - r weight        w: class weights
+    weight    w_j      S
 
 Sums of disjoint sets of classes merge: over blocks, over devices, with the classes that an example
 lists. A field of `LogitStats` is made of them: others = top + log exp, mean = top + linear / count.
@@ -28,7 +30,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsoftmax.core.collectives import NO_CLASS, MeshAxes, packed_psum
-from jsoftmax.core.numerics import change, exp_nonpositive, log_or_neg_inf, neg_inf_to_zero
+from jsoftmax.core.numerics import (
+    change,
+    exp_nonpositive,
+    log_or_neg_inf,
+    multiply_no_nan,
+    neg_inf_to_zero,
+)
 from jsoftmax.stats.labels import first_of_equals
 from jsoftmax.stats.logit_stats import LogitStats
 
@@ -38,7 +46,8 @@ Sums = dict[str, Array]
 class Sum(NamedTuple):
     """A sum over classes of an elementwise function of the logit."""
 
-    term: Callable[[Array, Array, Array], Array]  # (z, d, unmasked), 0 where masked: z, d = -inf
+    # (z, d, unmasked, class weights or None), 0 where masked: z, d = -inf
+    term: Callable[[Array, Array, Array, Any], Array]
     rebase: Callable[[Sums, Array], Array]  # (sums, rise of the top)
 
 
@@ -46,38 +55,60 @@ class Field(NamedTuple):
     """A field of `LogitStats` made of sums over the other classes, and the target's part in it."""
 
     sums: tuple[str, ...]
-    value: Callable[[Sums, Array, Array, Array], Array]  # (sums, top, target, target is unmasked)
+    # (sums, top, target, target is unmasked, its class weight or None)
+    value: Callable[[Sums, Array, Array, Array, Any], Array]
+
+
+def _linear(d, unmasked):
+    """Return d, 0 where masked; a logit of -inf counts, and has no gradient."""
+    return jnp.where(unmasked, jnp.where(d == -jnp.inf, -jnp.inf, d), 0)
 
 
 SUMS = {
     "exp": Sum(
-        lambda z, d, unmasked: exp_nonpositive(d),
+        lambda z, d, unmasked, weights: exp_nonpositive(d),
         lambda sums, rise: sums["exp"] * jnp.exp(-rise),
     ),
     "linear": Sum(
-        # A logit of -inf counts, and has no gradient.
-        lambda z, d, unmasked: jnp.where(unmasked, jnp.where(d == -jnp.inf, -jnp.inf, d), 0),
+        lambda z, d, unmasked, weights: _linear(d, unmasked),
         lambda sums, rise: sums["linear"] - rise * sums["count"],
     ),
     "count": Sum(
-        lambda z, d, unmasked: unmasked.astype(d.dtype),
+        lambda z, d, unmasked, weights: unmasked.astype(d.dtype),
         lambda sums, rise: sums["count"],
+    ),
+    "weighted": Sum(
+        lambda z, d, unmasked, weights: multiply_no_nan(weights, _linear(d, unmasked)),
+        lambda sums, rise: sums["weighted"] - rise * sums["weight"],
+    ),
+    "weight": Sum(
+        lambda z, d, unmasked, weights: jnp.where(unmasked, weights, 0),
+        lambda sums, rise: sums["weight"],
     ),
 }
 
 
-def _others(sums, top, target, unmasked):
+def _others(sums, top, target, unmasked, of_label):
     return top + log_or_neg_inf(sums["exp"])
 
 
-def _mean(sums, top, target, unmasked):
+def _mean(sums, top, target, unmasked, of_label):
     total = sums["linear"] + sums["count"] * top + jnp.where(unmasked, target, 0)
     return total / jnp.maximum(sums["count"] + unmasked.astype(top.dtype), 1)
+
+
+def _weighted_mean(sums, top, target, unmasked, of_label):
+    of_label = jnp.where(unmasked, of_label, 0)
+    total = sums["weighted"] + sums["weight"] * top + multiply_no_nan(of_label, target)
+    weight = sums["weight"] + of_label
+    return total / jnp.where(weight == 0, 1, weight)
 
 
 FIELDS = {
     "others": Field(("exp",), _others),
     "mean": Field(("linear", "count"), _mean),
+    # For a loss that takes class weights it is the mean: see losses/protocol.py.
+    "weighted_mean": Field(("weighted", "weight"), _weighted_mean),
 }
 # What is computed only where a loss reads it; `runner_up` always has its value, but then no class.
 OPTIONAL = ("runner_up", "mean")
@@ -109,18 +140,21 @@ def no_others(shape: tuple[int, ...], dtype: jnp.dtype, index: jnp.dtype, fields
     return Others(top, jnp.full(shape, NO_CLASS, index), top, sums)
 
 
-def others_of(z: Array, unmasked: Array, classes: Array, fields: tuple[str, ...]) -> Others:
+def others_of(
+    z: Array, unmasked: Array, classes: Array, fields: tuple[str, ...], weights: Any = None
+) -> Others:
     """Return the statistics of logits `[..., c]`, which are -inf where they are masked.
 
     Args:
       z: logits without those of the labels, which count as masked.
       unmasked: booleans of that shape.
       classes: integers `[c]`, which classes these are.
-      fields: which of the `OPTIONAL` ones are wanted.
+      fields: which of the `OPTIONAL` ones are wanted, and perhaps `weighted_mean`.
+      weights: of the classes, `[c]`, for the latter.
     """
     runner_up = jnp.max(z, -1, initial=-jnp.inf)
     top = lax.stop_gradient(runner_up)
-    sums = sums_below(top, z, unmasked, names_of_sums(fields))
+    sums = sums_below(top, z, unmasked, names_of_sums(fields), weights)
     if "runner_up" not in fields:
         return Others(top, None, None, sums)
     return Others(top, _first_at_top(z, top, classes), runner_up, sums)
@@ -141,10 +175,10 @@ def _first_at_top(z, top, classes):
     return jnp.where(exact == NO_CLASS, nearly, exact).astype(classes.dtype)
 
 
-def sums_below(top: Array, z: Array, unmasked: Array, names) -> Sums:
+def sums_below(top: Array, z: Array, unmasked: Array, names, weights: Any = None) -> Sums:
     """Return sums of logits relative to a given top: what the derivatives are taken of."""
     d = z - neg_inf_to_zero(top)[..., None]
-    return {name: jnp.sum(SUMS[name].term(z, d, unmasked), -1) for name in names}
+    return {name: jnp.sum(SUMS[name].term(z, d, unmasked, weights), -1) for name in names}
 
 
 def merge(a: Others, b: Others) -> Others:
@@ -203,6 +237,7 @@ def to_stats(
     *,
     centred: bool,
     score: Array | None = None,
+    of_label: Array | None = None,
 ) -> tuple[LogitStats, Array]:
     """Return the stats of logits minus a shift, and the shift, which has no gradient.
 
@@ -217,11 +252,12 @@ def to_stats(
       fields: the optional ones that are wanted; `mean` is None without.
       centred: whether to shift by the largest logit. Else the shift is 0.
       score: the logits of the labels without a margin, if there is one.
+      of_label: the class weights of the labels, for the stats of which `mean` is the weighted one.
     """
     target = jnp.where(unmasked, target, -jnp.inf)
     score = target if score is None else jnp.where(unmasked, score, -jnp.inf)
     if labels.ndim > others.top.ndim:
-        runner_up, others = _with_listed(target, labels, unmasked, runner_up, others, fields)
+        runner_up, others = _with_listed(target, labels, unmasked, runner_up, others, of_label)
     shift = jnp.zeros_like(target)
     if centred:
         shift = lax.stop_gradient(neg_inf_to_zero(jnp.maximum(target, others.top)))
@@ -229,21 +265,31 @@ def to_stats(
     target, score = (jnp.where(x == -jnp.inf, -jnp.inf, x - shift) for x in (target, score))
     made: dict[str, Any] = {"target": target, "runner_up": runner_up - shift, "mean": None}
     made["score"] = score
+    other_mean = "weighted_mean" if of_label is None else "mean"
     for name in ("others", *fields):
-        if name in FIELDS:
-            made[name] = FIELDS[name].value(others.sums, top, target, unmasked)
+        if name in FIELDS and name != other_mean:
+            value = FIELDS[name].value(others.sums, top, target, unmasked, of_label)
+            made["mean" if name == "weighted_mean" else name] = value
     return LogitStats(**made), shift
 
 
-def _with_listed(target, labels, unmasked, runner_up, others, fields):
+def _with_listed(target, labels, unmasked, runner_up, others, of_label):
     """Add to the others of each listed class `[..., K]` all different classes of its list."""
     apart = first_of_equals(labels)[..., None, :] & (labels[..., None, :] != labels[..., None])
     apart &= unmasked[..., None, :]
     z = jnp.where(apart, target[..., None, :], -jnp.inf)
     largest = jnp.max(z, -1, initial=-jnp.inf)  # its gradient is shared evenly among ties
+<<<<<<< HEAD
     sums = sums_below(lax.stop_gradient(largest), z, apart, list(others.sums))
     listed = Others(lax.stop_gradient(largest), None, None, sums)
     unlisted = Others(
         others.top[..., None], None, None, {k: x[..., None] for k, x in others.sums.items()}
     )
+=======
+    weights = None if of_label is None else of_label[..., None, :]
+    names = [name for name in others.sums if weights is not None or not name.startswith("weight")]
+    sums = sums_below(lax.stop_gradient(largest), z, apart, names, weights)
+    listed = Others(lax.stop_gradient(largest), None, sums)
+    unlisted = Others(others.top[..., None], None, {k: others.sums[k][..., None] for k in names})
+>>>>>>> 7eff545 (Linear losses: class weights on every term of a smoothed label)
     return jnp.maximum(runner_up[..., None], largest), merge(unlisted, listed)

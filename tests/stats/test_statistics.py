@@ -16,6 +16,7 @@ from jsoftmax.stats.logit_stats import LogitStats
 from jsoftmax.stats.statistics import OPTIONAL, SUMS, Others, merge, no_others, others_of
 
 Z = jnp.asarray(np.random.default_rng(0).normal(size=(4, 12)) * 4, jnp.float32)
+ALL = (*OPTIONAL, "weighted_mean")
 UNMASKED = jnp.asarray(np.random.default_rng(1).random((4, 12)) < 0.7).at[3].set(False)
 
 
@@ -23,14 +24,14 @@ def statistics(columns):
     """Return the statistics of some of the classes, with all sums there are."""
     z = jnp.where(UNMASKED, Z, -jnp.inf)[:, columns]
     classes = jnp.arange(12, dtype=jnp.int32)[columns]
-    return others_of(z, UNMASKED[:, columns], classes, OPTIONAL)
+    return others_of(z, UNMASKED[:, columns], classes, ALL, jnp.linspace(0, 2, 12)[columns])
 
 
 def test_every_sum_merges_over_blocks_in_any_order():
     found = statistics(slice(None))
     assert set(found.sums) == set(SUMS)
     blocks = [statistics(slice(i, i + 4)) for i in (0, 4, 8)]
-    nothing = no_others((4,), jnp.float32, jnp.int32, OPTIONAL)
+    nothing = no_others((4,), jnp.float32, jnp.int32, ALL)
     for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
         merged = nothing
         for i in order:
@@ -44,7 +45,7 @@ def test_every_sum_merges_over_blocks_in_any_order():
 
 
 def test_no_class_is_neutral():
-    nothing, found = no_others((4,), jnp.float32, jnp.int32, OPTIONAL), statistics(slice(None))
+    nothing, found = no_others((4,), jnp.float32, jnp.int32, ALL), statistics(slice(None))
     for merged in (merge(nothing, found), merge(found, nothing)):
         jax.tree.map(assert_array_equal, merged.sums, found.sums)
         assert_array_equal(merged.top, found.top)
