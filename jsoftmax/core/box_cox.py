@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.core.numerics import expm1, neg_inf_to_zero
+from jsoftmax.core.numerics import expm1, log1p, neg_inf_to_zero
 
 
 @jax.custom_jvp
@@ -37,6 +37,19 @@ def phi2(y: Array) -> Array:
     for k in range(terms, 2, -1):
         series = 1 + series * small / k
     return jnp.where(near, series / 2, (expm1(large) - large) / (large * large))
+
+
+def log1p_over(x: Array, y: Array, power: Array) -> Array:
+    """Return `log(1 + x) / b` for x = b y > -1, also at b = 0; the inverse of `box_cox` at y."""
+    near = jnp.abs(x) < 0.1
+    small, large = jnp.where(near, x, 0), jnp.where(near, 1, x)
+    # 1 - x/2 + x²/3 - ...: for |x| < 0.1 the terms left out are below rounding, in the derivative
+    # as well.
+    terms = 8 if x.dtype == jnp.float32 else 18
+    series = jnp.full_like(x, 1 / (terms + 1))
+    for k in range(terms, 0, -1):
+        series = 1 / k - series * small
+    return jnp.where(near, y * series, log1p(large) / jnp.where(near, 1, power))
 
 
 def box_cox(log_p: Array, power: Array) -> Array:

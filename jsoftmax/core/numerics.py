@@ -89,7 +89,7 @@ def _expm1_jvp(primals, tangents):
 
 
 def log1p(x: Array) -> Array:
-    """Return `log(1 + x)`, in half the time of XLA's on a CPU; not to be differentiated.
+    """Return `log(1 + x)`, in half the time of XLA's on a CPU.
 
     What 1 + x loses by rounding is added to the logarithm. That is right to first order where the
     logarithm is small; above 1 nothing that matters is lost. The barrier keeps XLA from simplifying

@@ -18,13 +18,13 @@ from jax.typing import ArrayLike
 from jsoftmax.core.arguments import check_at_least
 from jsoftmax.core.box_cox import box_cox
 from jsoftmax.core.masking import centred
-from jsoftmax.core.numerics import multiply_no_nan, safe_sqrt
+from jsoftmax.core.numerics import change, multiply_no_nan, safe_sqrt
 from jsoftmax.losses.inputs import loss_inputs, per_example
 from jsoftmax.losses.reduction import Reduction
 from jsoftmax.losses.tsallis import divergence, negative_entropy
 from jsoftmax.maps.entmax_solver import broadcast_alpha, log_entmax
 from jsoftmax.maps.power_map import power_map
-from jsoftmax.stats.labels import SparseLabels
+from jsoftmax.stats.labels import SparseLabels, at_label
 
 
 def sparsemax_loss(
@@ -158,7 +158,7 @@ def _fenchel_young(power, d, q, p, alpha):
     else:
         on, terms = p > -jnp.inf, divergence(q, p, alpha)
     # On the support (p^β - 1) / β = z - λ; where p is 0 and β > 0, z is below λ - 1/β.
-    gap = _level(power, p, beta) - 1 / jnp.where(beta == 0, 1, beta) - d
+    gap = _level(power, d, p, beta) - 1 / jnp.where(beta == 0, 1, beta) - d
     gap = jnp.where(on | (beta <= 0), 0, jnp.maximum(gap, 0))
     return jnp.sum(terms + multiply_no_nan(q, gap), -1)
 
@@ -177,7 +177,7 @@ def _fenchel_young_jvp(power, primals, tangents):
         moved += jnp.sum(jnp.where(d == -jnp.inf, 0, probability - q) * dd, -1)
     log_q = jnp.where(q > 0, jnp.log(jnp.where(q > 0, q, 1)), -jnp.inf)
     if not isinstance(dq, SymbolicZero):
-        slope = box_cox(log_q, alpha - 1) - d + _level(power, p, alpha - 1)
+        slope = box_cox(log_q, alpha - 1) - d + _level(power, d, p, alpha - 1)
         moved += jnp.sum(jnp.where(jnp.isinf(slope), 0, slope) * dq, -1)
     if not (power or isinstance(d_alpha, SymbolicZero)):
         change = jax.jvp(
@@ -189,10 +189,11 @@ def _fenchel_young_jvp(power, primals, tangents):
     return _fenchel_young(power, *primals), moved
 
 
-def _level(power, p, beta):
-    """Return λ from probabilities or their logarithms; the largest logit is 0."""
-    largest = jnp.max(p, -1, keepdims=True)
-    return -box_cox(jnp.log(largest) if power else largest, beta)
+def _level(power, d, p, beta):
+    """Return λ from probabilities or their logarithms at the largest logit, which is 0."""
+    top = jnp.argmax(d, -1)
+    largest, highest = (at_label(x, top)[..., None] for x in (p, d))
+    return change(highest) - box_cox(jnp.log(largest) if power else largest, beta)
 
 
 def _power_divergence(q, p, power):

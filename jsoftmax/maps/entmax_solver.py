@@ -15,9 +15,9 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jsoftmax.core.arguments import check_per_example
-from jsoftmax.core.box_cox import phi2
+from jsoftmax.core.box_cox import log1p_over, phi2
 from jsoftmax.core.dtypes import cast_like
-from jsoftmax.core.numerics import log1p, neg_inf_to_zero
+from jsoftmax.core.numerics import change, log1p, neg_inf_to_zero
 from jsoftmax.core.row_sums import row_sums
 from jsoftmax.maps.threshold import threshold
 
@@ -59,17 +59,54 @@ def _log_entmax_jvp(primals, tangents):
 @jax.jit
 def _solved(z, alpha):
     # With a β below rounding for β = 0, all below gives the limit without a case of its own.
-    beta = jnp.where(jnp.abs(alpha - 1) < 1e-20, 1e-20, alpha - 1)
-    top, m = threshold(partial(_evaluate, beta), z, -math.log(z.shape[-1]) - 1, 0)
-    return _log_p(beta, z - top, m)[0]
+    beta = alpha - 1
+    beta += lax.stop_gradient(jnp.where(jnp.abs(beta) < 1e-20, 1e-20 - beta, 0))
+    evaluate = partial(_evaluate, lax.stop_gradient(beta))
+    top, m = threshold(evaluate, z, -math.log(z.shape[-1]) - 1, 0)
+    return _stepped(beta, z - top, m)
+
+
+def _stepped(beta, d, m):
+    """Return log p after a last step of Newton's method, with the derivatives that it gives.
+
+    The step is linear in p, which then sum to 1 whatever the rounding of m. Above β = 1 that
+    matters: p_j is the steeper the smaller it is, and the class nearest to the threshold may change
+    by a percent (β = 3) or by 17 (β = 9) between one float m and the next. So there the step is
+    from above, where such a class is in the support; its slope exceeds all others, and the step
+    gives it what the others leave.
+    """
+    above = 4 * float(jnp.finfo(m.dtype).eps) * lax.stop_gradient(jnp.abs(m) + 2 / jnp.abs(beta))
+    m += jnp.where(beta > 1, above, 0)
+    scale, m = lax.optimization_barrier((_inverse_u(beta, m), m))
+    y = d * scale
+    x = beta * y
+    on = ~((x <= -1) | jnp.isinf(x))
+    x, y = jnp.where(on, x, 0), jnp.where(on, y, 0)
+    log_p = m + log1p_over(x, y, beta)
+    r = 1 / (1 + x)
+    p = jnp.where(on, jnp.exp(log_p), 0)
+    total, first, second = row_sums(p, p * r, p * r * r)
+    first = jnp.where(first > 0, first, 1)
+    k = (1 - total) / first
+    # The second order has no value, but a second derivative: see `_evaluate`.
+    squared = jnp.square(change(k)) * (1 - beta) / 2
+    change_of_p = r * (k - squared * second / first + squared * r)
+    on &= ~(change_of_p <= -1)
+    return jnp.where(on, log_p + log1p(jnp.where(on, change_of_p, 0)), -jnp.inf)
 
 
 def _log_p(beta, d, m):
     """Return log p, and x = β d / u; p is proportional to (1 + x)^(1/β)."""
     # The barrier keeps what is one number per example from being computed once per class.
-    scale, inverse, m = lax.optimization_barrier((beta * jnp.exp(-beta * m), 1 / beta, m))
+    scale, inverse, m = lax.optimization_barrier((beta * _inverse_u(beta, m), 1 / beta, m))
     x = jnp.maximum(d * scale, -1)
     return m + log1p(x) * inverse, x
+
+
+def _inverse_u(beta, m):
+    # Where u underflows, ties of the largest logit are left: a finite β / u leaves their d at 0.
+    largest = float(jnp.finfo(m.dtype).max) / 2
+    return jnp.minimum(jnp.exp(-beta * m), largest / jnp.maximum(beta, 1))
 
 
 def _evaluate(beta, d, m):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax.core.numerics import safe_sqrt
+from jsoftmax.core.numerics import change, safe_sqrt
 from jsoftmax.core.row_sums import row_sums
 from jsoftmax.maps.threshold import threshold
 
@@ -48,7 +48,27 @@ def _power_map_jvp(power, primals, tangents):
 @partial(jax.jit, static_argnums=1)
 def _solved(z, power):
     top, u = threshold(partial(_evaluate, power), z, 0, 1)
-    return jnp.maximum((z - top) / power + u, 0) ** power
+    e = (z - top) / power + u
+    e += _moved(power, e)
+    return jnp.where(e <= 0, 0, e) ** power  # NaN stays
+
+
+def _moved(power, e):
+    """Return 0 with the first and second derivative of u, for which the sum of p is constant.
+
+    With S_k the sum of e^k over the support, Σ p = S_n + n S_(n-1) du + n (n-1) S_(n-2) du² / 2.
+    """
+    on = e > 0
+    e = jnp.where(on, e, 0)
+    sums = row_sums(*(e**k for k in range(power, max(power - 3, 0), -1)))
+    if power <= 2:
+        sums += row_sums(on.astype(e.dtype))
+    total, slope, *curvature = sums
+    slope = power * jnp.where(slope > 0, slope, 1)
+    du = change((1 - total) / slope)
+    if curvature:
+        du -= power * (power - 1) / 2 * curvature[0] / slope * jnp.square(du)
+    return du
 
 
 def _evaluate(power, d, u):

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jsoftmax.core.numerics import neg_inf_to_zero
 from jsoftmax.core.roots import increasing_root
@@ -15,6 +15,9 @@ def threshold(
 ) -> tuple[Array, Array]:
     """Return `max z` and the x between `least` and `most` that `evaluate` finds, for each row.
 
+    Both are constants: what `evaluate` closes over must be, too, and the derivative of x is added
+    by a step of Newton's method that starts from it.
+
     `evaluate(d, x)` gets the logits relative to their maximum, and returns what `increasing_root`
     asks for. It is called with the maxima of groups of 8 classes first: fewer classes have a
     smaller sum, so their solution is an upper bound, and usually a close one.
@@ -22,6 +25,7 @@ def threshold(
     The difference to the maximum is computed where it is used, and nothing of the size of the
     logits is stored.
     """
+    z = lax.stop_gradient(z)
     parts, rest = row_parts(z)
     few = jnp.max(parts, -2)
     candidates = jnp.concatenate([few, rest], -1) if rest.shape[-1] else few

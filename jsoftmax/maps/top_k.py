@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax.core.arguments import as_logits
 from jsoftmax.core.masking import ArrayAxis, classes_back, classes_last, masked_logits, relative
-from jsoftmax.core.numerics import neg_inf_to_zero, sigmoid
+from jsoftmax.core.numerics import change, neg_inf_to_zero, sigmoid
 from jsoftmax.core.roots import increasing_root
 
 
@@ -73,6 +73,19 @@ def _shift(d, gap, k, axis):
     The k-th largest of d is 0 and the next one is -gap. So the sum is at least k for
     x = gap + log k, and at most k for x = -log(C - k).
     """
+    x = _root(lax.stop_gradient(d), lax.stop_gradient(gap), k, axis)
+    # Its derivatives are those of steps of Newton's method, to second order.
+    p, rest = sigmoid(d + x), sigmoid(-d - x)
+    total, slope, curvature = (
+        jnp.sum(term, axis, keepdims=True) for term in (p, p * rest, p * rest * (rest - p))
+    )
+    slope = jnp.where(slope > 0, slope, 1)
+    dx = change((k - total) / slope)
+    return x + dx - curvature / slope * jnp.square(dx) / 2
+
+
+def _root(d, gap, k, axis):
+    """Return the solution as a constant."""
     ahead = d > 0
     short = k - jnp.sum(ahead, axis, keepdims=True).astype(d.dtype)  # 1 unless logits are equal
 
