@@ -279,17 +279,11 @@ def _with_listed(target, labels, unmasked, runner_up, others, of_label):
     apart &= unmasked[..., None, :]
     z = jnp.where(apart, target[..., None, :], -jnp.inf)
     largest = jnp.max(z, -1, initial=-jnp.inf)  # its gradient is shared evenly among ties
-<<<<<<< HEAD
-    sums = sums_below(lax.stop_gradient(largest), z, apart, list(others.sums))
-    listed = Others(lax.stop_gradient(largest), None, None, sums)
-    unlisted = Others(
-        others.top[..., None], None, None, {k: x[..., None] for k, x in others.sums.items()}
-    )
-=======
     weights = None if of_label is None else of_label[..., None, :]
     names = [name for name in others.sums if weights is not None or not name.startswith("weight")]
     sums = sums_below(lax.stop_gradient(largest), z, apart, names, weights)
-    listed = Others(lax.stop_gradient(largest), None, sums)
-    unlisted = Others(others.top[..., None], None, {k: others.sums[k][..., None] for k in names})
->>>>>>> 7eff545 (Linear losses: class weights on every term of a smoothed label)
+    listed = Others(lax.stop_gradient(largest), None, None, sums)
+    unlisted = Others(
+        others.top[..., None], None, None, {k: others.sums[k][..., None] for k in names}
+    )
     return jnp.maximum(runner_up[..., None], largest), merge(unlisted, listed)
