@@ -116,7 +116,9 @@ def soft_stats(rows: Rows, fields: tuple[str, ...] = ()) -> tuple[LogitStats, Ar
 
 
 def _stats_and_shift(found, temperature):
-    shift = found.top if temperature is None else found.top / temperature
+    none = found.top == jnp.finfo(found.top.dtype).min  # all are -inf: see `largest`
+    shift = jnp.where(none, 0, found.top)
+    shift = shift if temperature is None else shift / temperature
     no_runner_up: Any = None
     return LogitStats(found.target, found.others, no_runner_up, found.mean), shift
 

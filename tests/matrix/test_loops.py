@@ -10,11 +10,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
-from cases import LOSSES, MAPS, MARGINS, STATS_LOSSES, STRAIGHT_THROUGH, margin_case
-from jax import lax
-from members import LABELS, SOFT, Member, numbers, weighted_sum
-from numpy.testing import assert_allclose
+from cases import LOSSES, MAPS, MARGINS, STATS_LOSSES, STRAIGHT_THROUGH
+from members import LABELS, SOFT, Member
 
 import jsoftmax as js
 
@@ -85,7 +82,10 @@ MEMBERS = [
     *[Member(f"{c.name}, labels", of_labels(c)) for c in LOSSES],
     *[Member(f"{c.name}, soft", of_distribution(c.function, **c.options)) for c in LOSSES],
     *[Member(f"{c.name}, lists", of_lists(c)) for c in LOSSES],
-    *[Member(f"{c.name} of stats", of_stats(partial(c.function, **c.options))) for c in STATS_LOSSES],
+    *[
+        Member(f"{c.name} of stats", of_stats(partial(c.function, **c.options)))
+        for c in STATS_LOSSES
+    ],
     Member("hinge", of_stats(hinge)),
     Member("kl_divergence", of_distribution(js.kl_divergence)),
     Member("js_divergence", of_distribution(js.js_divergence)),
