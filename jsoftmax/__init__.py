@@ -49,6 +49,7 @@ from jsoftmax.maps.hard import gumbel_softmax, hardmax, straight_through
 from jsoftmax.maps.softmax import log_softmax, logsumexp, softmax
 from jsoftmax.maps.top_k import soft_top_k
 from jsoftmax.margins.angular import AngularMargin, angular_margin
+from jsoftmax.margins.per_example import PerExample
 from jsoftmax.margins.presets import (
     a_softmax,
     am_softmax,
@@ -113,6 +114,7 @@ __all__ = [
     "sharded_linear_loss",
     # a margin on the true class
     "AngularMargin",
+    "PerExample",
     "a_softmax",
     "am_softmax",
     "angular_margin",

@@ -33,9 +33,9 @@ def backward(
     cotangents: Any,
     gradients: Head,
     *,
-    of_features: bool,
-) -> tuple[Array | None, Head]:
-    """Return the gradient of the features, if asked for, and `gradients` plus those of these rows.
+    of_rows: tuple[bool, bool | None],
+) -> tuple[Array | None, Array | None, Head]:
+    """Return the gradients of the features and of a scale by example, and of the head.
 
     Args:
       plan: the plan.
@@ -43,7 +43,10 @@ def backward(
       found, products: what `forward` returned; without products they are computed again.
       cotangents: of cosines, runner-up and sums.
       gradients: of the head so far, None where not asked for.
-      of_features: whether the gradient of the features is asked for.
+      of_rows: whether the gradients of the features, and of the scale, are asked for. Where not,
+        they are None.
+
+    Those of the head are `gradients` plus those of these rows.
     """
     features, size = shard.features, plan.blocks.classes
     num_local = head.weight.shape[0]
@@ -57,22 +60,24 @@ def backward(
 
     @partial(jax.checkpoint, prevent_cse=False)
     def body(carry, start, new, products):
-        d_features, gradients = carry
+        d_features, d_scale, gradients = carry
         block = ClassBlock.of(plan, head, shard.labels, start, new)
         if products is None:
             products = matmul(features, block.head.weight, plan.precision)
         # As the labels in the block: not computed once for all blocks.
         _, (slopes, top, top_class) = lax.optimization_barrier((start, per_row))
 
-        def reduce(products, per_class, softcap, margin):
+        def reduce(products, scale, per_class, softcap, margin):
             bias, class_weight = per_class
             given = head._replace(bias=bias, class_weight=class_weight)
             given = given._replace(softcap=softcap, margin=margin)
-            return block.reduce(plan, products, inverse_norm, given, top, top_class)
+            return block.reduce(plan, products, inverse_norm, scale, given, top, top_class)
 
         per_class = block.head.bias, block.head.class_weight
-        given = products, per_class, head.softcap, head.margin
-        d_products, d_per_class, d_softcap, d_margin = jax.vjp(reduce, *given)[1](slopes)
+        given = products, shard.scale, per_class, head.softcap, head.margin
+        d_products, added, d_per_class, d_softcap, d_margin = jax.vjp(reduce, *given)[1](slopes)
+        if d_scale is not None:
+            d_scale = d_scale + added
         if d_features is not None:
             added = features_gradient(d_products, block.head.weight, plan.precision)
             d_features = d_features + added
@@ -89,15 +94,19 @@ def backward(
         gradients = gradients._replace(bias=bias, class_weight=class_weight)
         scalars = gradients.softcap, gradients.margin
         softcap, margin = add_wanted(scalars, (d_softcap, d_margin))
-        return (d_features, gradients._replace(softcap=softcap, margin=margin)), None
+        gradients = gradients._replace(softcap=softcap, margin=margin)
+        return (d_features, d_scale, gradients), None
 
-    d_features = jnp.zeros_like(features, sum_dtype(features, head.weight)) if of_features else None
-    (d_features, gradients), _ = over_blocks(
-        body, (d_features, gradients), num_local, size, products
+    dtype = sum_dtype(features, head.weight)
+    d_features, d_scale = (
+        jnp.zeros_like(x, dtype) if wanted and x is not None else None
+        for x, wanted in zip((features, shard.scale), of_rows, strict=True)
     )
-    if of_features:
+    carry = d_features, d_scale, gradients
+    (d_features, d_scale, gradients), _ = over_blocks(body, carry, num_local, size, products)
+    if d_features is not None:
         d_features = project_out(d_features, features, inverse_norm)
-    return d_features, gradients
+    return d_features, d_scale, gradients
 
 
 def add_wanted(totals: Any, added: Any) -> Any:

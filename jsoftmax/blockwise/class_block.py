@@ -57,19 +57,32 @@ class ClassBlock(NamedTuple):
             unmasked &= classes >= new
         return cls(head, classes, labels - start, inside, unmasked)
 
-    def logits(self, plan: Plan, products: Array, of_features: Array | None, head: Head):
-        """Return cosines and logits `[n, c]`; bias, softcap and scale are those of `head`."""
+    def logits(
+        self,
+        plan: Plan,
+        products: Array,
+        of_features: Array | None,
+        scale: Array | None,
+        head: Head,
+    ):
+        """Return cosines and logits `[n, c]`; bias and softcap are those of `head`.
+
+        The scale is that of its margin, or `[n]` by example.
+        """
         c = cosines(products, of_features, self.head.inverse_norm)
-        scale = None if plan.margin is None else combine(plan.margin, head.margin).scale
+        if scale is not None:
+            scale = scale[:, None]
+        elif plan.margin is not None:
+            scale = combine(plan.margin, head.margin).scale
         z = logits_of(c, scale, head.bias, head.softcap)
         return c, jnp.where(self.unmasked, z, -jnp.inf)
 
-    def reduce(self, plan: Plan, products, of_features, head: Head, top, top_class):
+    def reduce(self, plan: Plan, products, of_features, scale, head: Head, top, top_class):
         """Return what the block adds to cosines of labels, runner-up and sums, given the top.
 
         The top and its class are constants. This is what the derivatives are taken of.
         """
-        c, z = self.logits(plan, products, of_features, head)
+        c, z = self.logits(plan, products, of_features, scale, head)
         of_labels = jnp.where(self.inside, at_labels(c, self.place), 0)
         runner_up = jnp.zeros_like(top)
         if top_class is not None:
@@ -92,6 +105,7 @@ def local_shard(plan: Plan, examples: Examples, head: Head) -> tuple[Examples, H
     labels = to_local_labels(examples.labels, head.weight.shape[0], plan.class_axis)
     read = head._replace(where=None, loss=())
     features = examples.features.astype(jnp.float32) if plan.widen else examples.features
-    features, labels, read = vary((features, labels, read), zero)
+    features, labels, scale, read = vary((features, labels, examples.scale, read), zero)
     of_weight = weight_inverse_norm(read.weight, plan.margin)
-    return Examples(features, labels), read._replace(where=head.where, inverse_norm=of_weight)
+    shard = Examples(features, labels, scale=scale)
+    return shard, read._replace(where=head.where, inverse_norm=of_weight)

@@ -50,7 +50,7 @@ def forward(
         of_labels, others = carry
         block = ClassBlock.of(plan, head, labels, start, new)
         products = matmul(features, block.head.weight, plan.precision)
-        c, z = block.logits(plan, products, of_features, block.head)
+        c, z = block.logits(plan, products, of_features, shard.scale, block.head)
         of_labels = jnp.where(block.inside, at_labels(c, block.place), of_labels)
         weights = block.head.class_weight
         found = others_of(z, block.unmasked, block.classes, plan.fields, weights)
@@ -83,7 +83,9 @@ def stats_of(
     """
     margin = combine(plan.margin, head.margin, examples.margin)
     score = with_margin(found.cosines, examples.kept_norm, margin)
-    scale = None if margin is None else margin.scale
+    scale = examples.scale
+    if scale is None and margin is not None:
+        scale = margin.scale
     target = logits_of(score, scale, examples.bias, head.softcap)
     plain = None
     if margin is not None:

@@ -62,15 +62,15 @@ def reduce_again(
     constants = vary((found.others.top, top_class), zero)
 
     def block_of_rows(_, start, new, __):
-        features, labels = slice_rows((shard.features, shard.labels), start, size)
-        top, top_class = slice_rows(constants, start, size)
+        given = shard.features, shard.labels, shard.scale, constants
+        features, labels, scale, (top, top_class) = slice_rows(given, start, size)
         of_features = features_inverse_norm(features, plan.margin)
 
         @partial(jax.checkpoint, prevent_cse=False)
         def body(carry, start, new, _):
             block = ClassBlock.of(plan, shared, labels, start, new)
             products = matmul(features, block.head.weight, plan.precision)
-            reduced = block.reduce(plan, products, of_features, block.head, top, top_class)
+            reduced = block.reduce(plan, products, of_features, scale, block.head, top, top_class)
             return jax.tree.map(jnp.add, carry, reduced), None
 
         sums = {name: jnp.zeros_like(top) for name in names_of_sums(plan.fields)}
@@ -108,16 +108,17 @@ def sum_and_gradients(
         found, products = forward(plan, part, shared, save_products=save)
         (added, evaluation), pull = _loss(plan, mine, head, found, dtype)
         if wanted is None:
-            return None, (added, evaluation, None, None)
+            return None, (added, evaluation, None, None, None)
         cotangents, d_mine, d_shared = pull(jnp.ones_like(added))
         d_mine = keep(wanted[0]._replace(features=False), d_mine)
         d_shared = keep((wanted[1].softcap, wanted[1].margin, wanted[1].loss), d_shared)
         d_features, d_head = gradients
         given = plan, part, shared, found, products, cotangents, d_head
-        d_block, d_head = backward(*given, of_features=wanted[0].features)
+        of_rows = wanted[0].features, wanted[0].scale
+        d_block, d_scale, d_head = backward(*given, of_rows=of_rows)
         if d_block is not None:
             d_features = add_rows(d_features, start, d_block)
-        return (d_features, d_head), (added, evaluation, d_mine, d_shared)
+        return (d_features, d_head), (added, evaluation, d_mine, d_scale, d_shared)
 
     gradients = None
     if wanted is not None:  # sums are float32 or wider, whatever the parameters' dtype
@@ -126,17 +127,18 @@ def sum_and_gradients(
         zeros = jax.tree.map(lambda x: jnp.zeros_like(x, dtype), parts)
         gradients = keep((wanted[0].features, of_head), zeros)
     gradients, outputs = over_blocks(body, gradients, rows, size)
-    added, evaluation, d_rows, d_shared = outputs
+    added, evaluation, d_rows, d_scale, d_shared = outputs
     total, d_shared = jax.tree.map(lambda x: jnp.sum(x, 0), (added, d_shared))
-    evaluation, d_rows = jax.tree.map(partial(join_blocks, size=rows), (evaluation, d_rows))
+    by_row = evaluation, d_rows, d_scale
+    evaluation, d_rows, d_scale = jax.tree.map(partial(join_blocks, size=rows), by_row)
     if wanted is None:
         return total, evaluation, None
     d_features, d_head = gradients
     # Of scale and softcap, `backward` has what goes through this device's classes. What goes
     # through the true class, and all of the other parameters, every device knows.
     d_softcap, d_margin, d_loss = d_shared
-    scalars = psum((d_head.softcap, d_head.margin), plan.class_axis)
-    softcap, margin = add_wanted(scalars, (d_softcap, d_margin))
+    scalars = psum((d_head.softcap, d_head.margin, d_scale), plan.class_axis)
+    softcap, margin, scale = add_wanted(scalars, (d_softcap, d_margin, d_rows.scale))
     # The loss was traced with the values it closes over as they are, so their gradients are sums
     # over the devices already.
     zero = varying_zero(total, dtype)
@@ -145,7 +147,7 @@ def sum_and_gradients(
         for d, x in zip(d_loss, head.loss, strict=True)
     )
     d_head = d_head._replace(softcap=softcap, margin=margin, loss=loss)
-    return total, evaluation, (d_rows._replace(features=d_features), d_head)
+    return total, evaluation, (d_rows._replace(features=d_features, scale=scale), d_head)
 
 
 def _loss(plan, examples, head, found, dtype):

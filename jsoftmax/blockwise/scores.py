@@ -53,7 +53,10 @@ def cosines(products: Array, of_features: Array | None, of_weight: Array | None)
 def logits_of(
     cosine: Array, scale: ArrayLike | None, bias: Array | None, softcap: ArrayLike | None
 ) -> Array:
-    """Return `cap(s c + b)`, elementwise, with `cap(z) = softcap tanh(z / softcap)`."""
+    """Return `cap(s c + b)`, elementwise, with `cap(z) = softcap tanh(z / softcap)`.
+
+    The scale is one number, or has the rank of the cosines.
+    """
     z = cosine if scale is None else cast_like(scale, cosine) * cosine
     if bias is not None:
         z = z + cast_like(bias, z)

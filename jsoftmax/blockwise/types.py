@@ -38,7 +38,8 @@ class Examples(NamedTuple):
     kept_norm: Array | None = None  # [N], see scores.kept_norm
     bias: Array | None = None  # of the labels, in their shape
     class_weight: Array | None = None  # of the labels, if the loss takes it
-    margin: Any = None  # its parameters per class, at the labels [N]
+    scale: Array | None = None  # of the margin, where it goes by example
+    margin: Any = None  # its other parameters by example, and those per class at the labels [N]
 
 
 class Head(NamedTuple):

@@ -5,6 +5,7 @@ blockwise/types.py. What an example of weight 0 holds, be it NaN, must not reach
 neutralised here.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,8 @@ from jsoftmax.core.collectives import check_bound_axis, gather_per_class, num_gl
 from jsoftmax.core.dtypes import cast_like, sum_dtype
 from jsoftmax.core.masking import class_mask
 from jsoftmax.margins.angular import AngularMargin
-from jsoftmax.margins.partition import partition
+from jsoftmax.margins.partition import combine, partition
+from jsoftmax.margins.per_example import PerExample, by_example
 from jsoftmax.stats.labels import SparseLabels, check_sparse_labels
 
 
@@ -51,19 +53,25 @@ def checked_head(features, weight, *, bias, softcap, margin, where=None) -> tupl
     if where is not None:
         where = class_mask(where, classes)
         check_shape("where", where, classes, "a boolean for every class")
-    check_margin(margin, weight.shape[0])
+    check_margin(margin, features.shape[:-1], weight.shape[0])
     return features, Head(weight, bias, where, softcap, margin=margin)
 
 
-def check_margin(margin: AngularMargin | None, classes: int) -> None:
-    """Check the shapes of a margin's parameters: scalars, but for the scale also one per class."""
+def check_margin(margin: AngularMargin | None, examples: tuple[int, ...], classes: int) -> None:
+    """Check the shapes of a margin's numbers: one, by example, or (not the scale) by class."""
     if margin is None:
         return
-    for name in ("m1", "m2", "m3", "anneal"):
-        if jnp.ndim(getattr(margin, name)):
-            number = jnp.asarray(getattr(margin, name))
-            check_shape(f"margin.{name}", number, (classes,), "a number for every class")
-    check_shape("margin.scale", jnp.asarray(margin.scale), (), "one number for all classes")
+    for name in ("m1", "m2", "m3", "anneal", "scale"):
+        number = getattr(margin, name)
+        if isinstance(number, PerExample):
+            values = jnp.asarray(number.values)
+            check_shape(f"margin.{name}.values", values, examples, "a number for every example")
+        elif name == "scale":
+            meaning = "one number (by example, write PerExample(values))"
+            check_shape("margin.scale", jnp.asarray(number), (), meaning)
+        elif jnp.ndim(number):
+            meaning = "a number for every class (by example, write PerExample(values))"
+            check_shape(f"margin.{name}", jnp.asarray(number), (classes,), meaning)
 
 
 def checked_precision(precision: PrecisionLike) -> Any:
@@ -187,15 +195,20 @@ def make_plan(
     features, labels, *_ = examples
     (rows, width), num_local = features.shape, head.weight.shape[0]
     of_label = kept_norm(features, head.weight, labels, head.margin, class_axis)
-    whole, scalars, per_class = partition(head.margin)
+    parts = partition(head.margin)
 
     def at_labels(values):
         return gather_per_class(values, labels, class_axis)
 
+    margin, scale = jax.tree.map(at_labels, parts.per_class), None
+    if margin is not None:
+        of_rows = by_example(parts.per_example)
+        margin, scale = combine(margin, replace(of_rows, scale=None)), of_rows.scale
     examples = examples._replace(
         kept_norm=of_label,
         bias=None if head.bias is None else at_labels(head.bias),
-        margin=jax.tree.map(at_labels, per_class),
+        scale=scale,
+        margin=margin,
     )
     wider = max(features.dtype, head.weight.dtype, key=lambda dtype: dtype.itemsize)
     machine, sharded = machine_for(wider), class_axis is not None
@@ -204,8 +217,8 @@ def make_plan(
     )
     # With fewer rows, to convert the weight takes as long as the products do.
     widen = machine == Machine("cpu") and wider.itemsize < 4 and blocks.rows >= 128
-    plan = Plan(blocks, whole, loss, fields, class_axis, checked_precision(precision), widen)
-    return plan, examples, head._replace(margin=scalars)
+    plan = Plan(blocks, parts.whole, loss, fields, class_axis, checked_precision(precision), widen)
+    return plan, examples, head._replace(margin=parts.scalars)
 
 
 def unflatten(tree: Any, shape: tuple[int, ...]) -> Any:

@@ -20,6 +20,7 @@ from jsoftmax.core.collectives import gather_per_class
 from jsoftmax.linear.arguments import checked_head, checked_precision
 from jsoftmax.margins.angular import AngularMargin
 from jsoftmax.margins.partition import combine, partition
+from jsoftmax.margins.per_example import PerExample
 from jsoftmax.stats.labels import at_label, is_label
 
 
@@ -77,9 +78,12 @@ def linear_logits(
         check_shape("labels", labels, features.shape[:-1], "an integer class for every example")
         if margin is not None:
             kept = kept_norm(features, weight, labels, margin)
-            whole, scalars, per_class = partition(margin)
-            per_class = jax.tree.map(lambda x: gather_per_class(x, labels, None), per_class)
-            mine = combine(whole, scalars, per_class)
+            parts = partition(margin)
+            of_labels = jax.tree.map(lambda x: gather_per_class(x, labels, None), parts.per_class)
+            mine = combine(*parts._replace(per_class=of_labels))
             target = with_margin(at_label(cosine, labels), kept, mine)
             cosine = jnp.where(is_label(cosine, labels), target[..., None], cosine)
-    return logits_of(cosine, None if margin is None else margin.scale, head.bias, head.softcap)
+    scale = None if margin is None else margin.scale
+    if isinstance(scale, PerExample):
+        scale = jnp.asarray(scale.values)[..., None]
+    return logits_of(cosine, scale, head.bias, head.softcap)

@@ -40,6 +40,7 @@ from jsoftmax.linear.traced_loss import trace_loss
 from jsoftmax.losses.of_stats import nll
 from jsoftmax.losses.protocol import takes_class_weight
 from jsoftmax.margins.angular import AngularMargin
+from jsoftmax.margins.partition import combine, partition
 from jsoftmax.stats.labels import SparseLabels
 from jsoftmax.stats.logit_stats import LogitStats, absolute
 
@@ -85,7 +86,8 @@ def linear_loss(
         Statistics that it does not read are not computed.
       bias: `[classes]`, added after margin and scale.
       softcap: c > 0, the bound on the size of the logits.
-      margin: such as `arcface()`; its parameters may be traced and get gradients.
+      margin: such as `arcface()`; its parameters may be traced and get gradients. An array has a
+        number for every class, `PerExample` one for every example.
       where: booleans `[classes]`; False masks a class.
       sample_weight: `[...]`, a factor on each example's loss; booleans are a mask.
       class_weight: `[classes]`, a factor on each class's term of the label: on the loss of a class,
@@ -142,7 +144,8 @@ def linear_loss(
     check_bound_axis("batch_axis", batch_axis)
     both, batch_axis = split_shared_axes(batch_axis, class_axis)
     if both is not None:
-        features, labels, sample_weight = _gather(features, labels, sample_weight, both)
+        features, *of_examples = _gather(features, labels, sample_weight, margin, axes=both)
+        labels, sample_weight, margin = of_examples
 
     features, head = checked_head(
         features, weight, bias=bias, softcap=softcap, margin=margin, where=where
@@ -266,11 +269,14 @@ def linear_cross_entropy(
     )
 
 
-def _gather(features, labels, sample_weight, axes):
+def _gather(features, labels, sample_weight, margin, *, axes):
     """Return the examples of all devices of the axes over which classes are sharded, too."""
     features = jnp.asarray(features)
     normalize_axis("features", features, -2)
-    labels, sample_weight = jax.tree.map(
-        lambda x: all_gather_unvarying(jnp.asarray(x), axes), (labels, sample_weight)
+    parts = partition(margin)
+    labels, sample_weight, of_examples = jax.tree.map(
+        lambda x: all_gather_unvarying(jnp.asarray(x), axes),
+        (labels, sample_weight, parts.per_example),
     )
-    return all_gather_rows(features, axes), labels, sample_weight
+    margin = combine(*parts._replace(per_example=of_examples))
+    return all_gather_rows(features, axes), labels, sample_weight, margin

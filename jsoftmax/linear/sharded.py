@@ -113,7 +113,7 @@ def sharded_linear_loss(
         given = dict(given)
 
         def on_each(rows, classes, scalars):
-            margin = combine(whole, scalars.pop("margin"), classes.pop("margin"))
+            margin = combine(whole, *(x.pop("margin") for x in (scalars, classes, rows)))
             return linear_loss(
                 loss=loss,
                 margin=margin,
@@ -143,8 +143,9 @@ def sharded_linear_loss(
         rows = {"features": features, "labels": labels}
         rows |= _pop(chosen, ("sample_weight",))
         classes = {"weight": weight} | _pop(chosen, ("bias", "where", "class_weight"))
-        whole, scalars_of_margin, classes["margin"] = partition(chosen.pop("margin", None))
-        scalars = {"margin": scalars_of_margin} | _pop(chosen, ("softcap",))
+        margin = partition(chosen.pop("margin", None))
+        classes["margin"], rows["margin"] = margin.per_class, margin.per_example
+        scalars = {"margin": margin.scalars} | _pop(chosen, ("softcap",))
         if not isinstance(chosen.get("ignore_index"), int):
             scalars |= _pop(chosen, ("ignore_index",))
         _check_classes(num_classes, classes)
@@ -163,7 +164,9 @@ def sharded_linear_loss(
             return jax.tree.map(lambda x: _placed(_filled(x, size), on, spec), tree)
 
         arrays = placed(rows, num_examples, per_row), placed(classes, num_rows, per_class), scalars
-        out = run(arrays, on=on, static=(whole, loss_key(loss), tuple(sorted(chosen.items()))))
+        out = run(
+            arrays, on=on, static=(margin.whole, loss_key(loss), tuple(sorted(chosen.items())))
+        )
         if num_examples == examples:
             return out
         return jax.tree.map(lambda x: _placed(x, on, scalar)[:examples] if x.ndim else x, out)

@@ -17,9 +17,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.core.dtypes import to_compute_dtype
 from jsoftmax.maps.hard import straight_through
 from jsoftmax.margins.partition import whole_number
+from jsoftmax.margins.per_example import Number, number_like
 
 _static = partial(dataclasses.field, metadata={"static": True})
 
@@ -37,8 +38,9 @@ class AngularMargin:
 
     Args:
       m1, m2, m3: factor on the angle, angle added (radians), and cosine subtracted. Each, and
-        `anneal`, may be an array `[classes]`: the `linear_*` functions use the true class's entry.
-      scale: factor on all scores, after the margin.
+        `anneal`, may be an array `[classes]`: the `linear_*` functions use the true class's entry,
+        also where there are as many examples as classes. By example write `PerExample(values)`.
+      scale: factor on all scores, after the margin; a number, or `PerExample`.
       anneal: λ >= 0; the target is $(\lambda \cos\theta + \varphi) / (1 + \lambda)$.
       normalize_features, normalize_weight: whether features, and class vectors, are normalised to
         unit length.
@@ -52,11 +54,11 @@ class AngularMargin:
       Array([ 0.0236, -1.0012], dtype=float32)
     """
 
-    m1: ArrayLike = dataclasses.field(default=1.0, metadata={"polynomial": True})
-    m2: ArrayLike = 0.0
-    m3: ArrayLike = 0.0
-    scale: ArrayLike = 1.0
-    anneal: ArrayLike = 0.0
+    m1: Number = dataclasses.field(default=1.0, metadata={"polynomial": True})
+    m2: Number = 0.0
+    m3: Number = 0.0
+    scale: Number = 1.0
+    anneal: Number = 0.0
     normalize_features: bool = _static(default=True)
     normalize_weight: bool = _static(default=True)
     gradient: str = _static(default="exact")
@@ -64,11 +66,9 @@ class AngularMargin:
     def __call__(self, cosine: ArrayLike) -> Array:
         """Return the annealed φ of the cosine to the true class vector, for any shape."""
         c = to_compute_dtype(cosine)
-        phi = _continued_cosine(
-            c, cast_like(self.m1, c), cast_like(self.m2, c), whole_number(self.m1)
-        )
-        phi = phi - cast_like(self.m3, c)
-        anneal = cast_like(self.anneal, c)
+        numbers = self.m1, self.m2, self.m3, self.anneal
+        m1, m2, m3, anneal = (number_like(number, c) for number in numbers)
+        phi = _continued_cosine(c, m1, m2, whole_number(self.m1)) - m3
         phi = (anneal * c + phi) / (1 + anneal)
         if self.gradient == "straight_through":
             return straight_through(phi, c)
@@ -76,11 +76,11 @@ class AngularMargin:
 
 
 def angular_margin(
-    m1: ArrayLike = 1.0,
-    m2: ArrayLike = 0.0,
-    m3: ArrayLike = 0.0,
+    m1: Number = 1.0,
+    m2: Number = 0.0,
+    m3: Number = 0.0,
     *,
-    scale: ArrayLike = 64.0,
+    scale: Number = 64.0,
     gradient: str = "exact",
 ) -> AngularMargin:
     r"""The general margin on unit features and unit class vectors.
@@ -93,7 +93,7 @@ def angular_margin(
         cosine, without an inverse cosine.
       m2: angle added, in radians.
       m3: cosine subtracted.
-      scale: s.
+      scale: s. All four may be `PerExample`.
       gradient: "exact" differentiates φ, whose slope is sin(a)/sin(θ) and vanishes where a crosses
         a multiple of π. "straight_through" uses the slope of the plain cosine instead: a steadier
         signal that some implementations prefer.

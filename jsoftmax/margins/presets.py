@@ -9,6 +9,9 @@ cosface           cos θ - m            s cos θ_j
 arcface           cos(θ + m)           s cos θ_j
 combined_margin   cos(m1 θ + m2) - m3  s cos θ_j
 ldam              cos θ - m_y          s cos θ_j
+
+Each of their numbers may be `PerExample`, one for every example, but for the largest margin of
+`ldam`.
 """
 
 import jax.numpy as jnp
@@ -17,6 +20,7 @@ from jax.typing import ArrayLike
 from jsoftmax.core.arguments import check_at_least
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.margins.angular import AngularMargin
+from jsoftmax.margins.per_example import Number, PerExample
 
 
 def modified_softmax() -> AngularMargin:
@@ -36,7 +40,7 @@ def modified_softmax() -> AngularMargin:
     return AngularMargin(normalize_features=False)
 
 
-def normface(scale: ArrayLike = 20.0) -> AngularMargin:
+def normface(scale: Number = 20.0) -> AngularMargin:
     r"""Unit features and unit class vectors, no margin.
 
     $$z_j = s \cos \theta_j$$
@@ -57,7 +61,7 @@ def normface(scale: ArrayLike = 20.0) -> AngularMargin:
     return AngularMargin(scale=scale)
 
 
-def l_softmax(m: ArrayLike = 4, anneal: ArrayLike = 0.0) -> AngularMargin:
+def l_softmax(m: Number = 4, anneal: Number = 0.0) -> AngularMargin:
     r"""L-Softmax: the angle multiplied, with features and class vectors unnormalised.
 
     $$z_y = \|w_y\| \|x\| \frac{\lambda \cos\theta_y + \psi(\theta_y)}{1 + \lambda}, \qquad
@@ -76,11 +80,11 @@ def l_softmax(m: ArrayLike = 4, anneal: ArrayLike = 0.0) -> AngularMargin:
       >>> js.l_softmax(2)(jnp.array([0.5, -1.0]))
       Array([-0.5, -3. ], dtype=float32)
     """
-    check_at_least("anneal", anneal, 0)
+    _check_anneal(anneal)
     return AngularMargin(m, anneal=anneal, normalize_features=False, normalize_weight=False)
 
 
-def a_softmax(m: ArrayLike = 4, anneal: ArrayLike = 0.0) -> AngularMargin:
+def a_softmax(m: Number = 4, anneal: Number = 0.0) -> AngularMargin:
     r"""A-Softmax (SphereFace): the angle multiplied, unit class vectors, features unnormalised.
 
     $$z_y = \|x\| \frac{\lambda \cos\theta_y + \psi(\theta_y)}{1 + \lambda}, \qquad
@@ -99,11 +103,11 @@ def a_softmax(m: ArrayLike = 4, anneal: ArrayLike = 0.0) -> AngularMargin:
       >>> js.a_softmax(4)(jnp.array([0.5, 0.0]))
       Array([-1.5, -3. ], dtype=float32)
     """
-    check_at_least("anneal", anneal, 0)
+    _check_anneal(anneal)
     return AngularMargin(m, anneal=anneal, normalize_features=False)
 
 
-def am_softmax(margin: ArrayLike = 0.35, scale: ArrayLike = 30.0) -> AngularMargin:
+def am_softmax(margin: Number = 0.35, scale: Number = 30.0) -> AngularMargin:
     r"""AM-Softmax: a margin subtracted from the cosine; `cosface` with another default scale.
 
     $$z_y = s\,(\cos\theta_y - m), \qquad z_j = s \cos\theta_j$$
@@ -124,7 +128,7 @@ def am_softmax(margin: ArrayLike = 0.35, scale: ArrayLike = 30.0) -> AngularMarg
     return AngularMargin(m3=margin, scale=scale)
 
 
-def cosface(margin: ArrayLike = 0.35, scale: ArrayLike = 64.0) -> AngularMargin:
+def cosface(margin: Number = 0.35, scale: Number = 64.0) -> AngularMargin:
     r"""CosFace (large-margin cosine loss): a margin subtracted from the cosine.
 
     $$z_y = s\,(\cos\theta_y - m), \qquad z_j = s \cos\theta_j$$
@@ -145,7 +149,7 @@ def cosface(margin: ArrayLike = 0.35, scale: ArrayLike = 64.0) -> AngularMargin:
     return AngularMargin(m3=margin, scale=scale)
 
 
-def arcface(margin: ArrayLike = 0.5, scale: ArrayLike = 64.0) -> AngularMargin:
+def arcface(margin: Number = 0.5, scale: Number = 64.0) -> AngularMargin:
     r"""ArcFace: an angle added to the angle of the true class.
 
     $$z_y = s \cos(\theta_y + m), \qquad z_j = s \cos\theta_j$$
@@ -168,7 +172,7 @@ def arcface(margin: ArrayLike = 0.5, scale: ArrayLike = 64.0) -> AngularMargin:
 
 
 def combined_margin(
-    m1: ArrayLike = 1.0, m2: ArrayLike = 0.3, m3: ArrayLike = 0.2, scale: ArrayLike = 64.0
+    m1: Number = 1.0, m2: Number = 0.3, m3: Number = 0.2, scale: Number = 64.0
 ) -> AngularMargin:
     r"""The three margins of SphereFace, ArcFace and CosFace together.
 
@@ -193,7 +197,7 @@ def combined_margin(
 
 
 def ldam(
-    class_counts: ArrayLike, max_margin: ArrayLike = 0.5, scale: ArrayLike = 30.0
+    class_counts: ArrayLike, max_margin: ArrayLike = 0.5, scale: Number = 30.0
 ) -> AngularMargin:
     r"""Label-distribution-aware margin: larger for classes with fewer examples.
 
@@ -217,6 +221,10 @@ def ldam(
       >>> js.ldam(jnp.array([1600, 100])).m3
       Array([0.25, 0.5 ], dtype=float32)
     """
+    if isinstance(max_margin, PerExample):
+        raise TypeError(
+            "`max_margin`: expected one number, got PerExample: the margin is one by class."
+        )
     counts = jnp.asarray(class_counts)
     if counts.ndim != 1:
         raise AssertionError(f"`class_counts`: expected shape (classes,), got {counts.shape}.")
@@ -227,3 +235,7 @@ def ldam(
     rarest = jnp.min(jnp.where(some, n, jnp.inf))
     share = jnp.where(some, rarest / jnp.where(some, n, 1), 1)
     return AngularMargin(m3=cast_like(max_margin, share) * share**0.25, scale=scale)
+
+
+def _check_anneal(anneal):
+    check_at_least("anneal", anneal.values if isinstance(anneal, PerExample) else anneal, 0)

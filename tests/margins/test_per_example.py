@@ -1,0 +1,197 @@
+"""PerExample: a margin's numbers by example, in every evaluator, with their gradients."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import close, head
+from heads import WAYS, dense, over_ways
+from meshes import mesh_of
+from numpy.testing import assert_allclose, assert_array_equal
+
+import jsoftmax as js
+
+N, C = 5, 7
+X, W, LABELS = head(examples=N, size=3, classes=C)
+NUMBERS = ("m1", "m2", "m3", "anneal", "scale")
+VALUES = {
+    "m1": jnp.array([1.0, 1.5, 2.0, 1.25, 3.0]),
+    "m2": jnp.array([0.1, 0.5, 0.0, 0.3, 0.2]),
+    "m3": jnp.array([0.3, 0.0, 0.2, 0.1, 0.4]),
+    "anneal": jnp.array([0.0, 1.0, 2.0, 0.5, 4.0]),
+    "scale": jnp.array([4.0, 2.0, 3.0, 1.0, 5.0]),
+}
+MARGINS = {
+    "unit": js.AngularMargin(1.0, 0.2, 0.1, scale=4.0),
+    "norms kept": js.l_softmax(2, anneal=1.0),
+    "by class": js.AngularMargin(1.0, jnp.linspace(0.0, 0.5, C), 0.1, scale=4.0),
+}
+over_numbers = pytest.mark.parametrize("names", [*[(n,) for n in NUMBERS], NUMBERS], ids="+".join)
+
+
+def one_by_one(margin, x, w, labels, loss, values, **options):
+    """Evaluate each example alone, with its numbers as scalars: what all at once must equal."""
+
+    def one(x, label, values):
+        mine = dataclasses.replace(margin, **values)
+        logits = js.linear_logits(x, w, label, margin=mine, **options)
+        plain = js.logit_stats(js.linear_logits(x, w, margin=mine, **options), label)
+        return loss(js.logit_stats(logits, label)._replace(score=plain.target))
+
+    return jnp.sum(jax.vmap(one)(x, labels, values))
+
+
+def loss(stats):
+    return js.nll(stats) + jnp.tanh(stats.runner_up - stats.score)
+
+
+def of_score(stats):
+    return js.nll(stats) + jnp.tanh(stats.score)
+
+
+def evaluated(way, margin, x, w, values, bias, loss=loss):
+    mine = dataclasses.replace(margin, **{k: js.PerExample(v) for k, v in values.items()})
+    return way(x, w, LABELS, loss, margin=mine, bias=bias, softcap=5.0)
+
+
+@over_numbers
+@pytest.mark.parametrize("way", [dense, *WAYS.values()], ids=["dense", *WAYS])
+def test_every_number_by_every_evaluator(way, names):
+    """Where all numbers go by example, the margin keeps the norms in one case and not in others."""
+    margin = MARGINS["norms kept" if len(names) > 1 else "unit"]
+    given = X, W, {name: VALUES[name] for name in names}, jnp.linspace(-1, 1, C)
+
+    def expected(x, w, values, bias):
+        return one_by_one(margin, x, w, LABELS, loss, values, bias=bias, softcap=5.0)
+
+    runs = (
+        jax.jit(jax.value_and_grad(each, (0, 1, 2, 3)))
+        for each in (expected, partial(evaluated, way, margin))
+    )
+    close(*(run(*given) for run in runs), rtol=2e-4, atol=2e-5)
+
+
+@over_ways
+def test_beside_numbers_by_class(way):
+    given = X, W, {"m3": VALUES["m3"], "scale": VALUES["scale"]}, jnp.linspace(-1, 1, C)
+    of_labels = dataclasses.replace(
+        MARGINS["by class"], m2=js.PerExample(MARGINS["by class"].m2[LABELS])
+    )
+    runs = (
+        jax.jit(jax.value_and_grad(partial(evaluated, *which), (0, 1, 2, 3)))
+        for which in ((way, MARGINS["by class"]), (dense, of_labels))
+    )
+    close(*(run(*given) for run in runs), rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("way", ["rows", "per example", "sharded"])
+def test_forward_mode_and_second_derivatives(way):
+    names = ("m2", "scale")
+    given = X, W, {name: VALUES[name] for name in names}, jnp.linspace(-1, 1, C)
+    tangents = jax.tree.map(
+        lambda x: jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), given
+    )
+
+    def derivatives(each):
+        run = partial(evaluated, each, MARGINS["unit"], loss=of_score)
+        first = jax.jvp(run, given, tangents)
+        return first, jax.jvp(jax.grad(run, (0, 2)), given, tangents)[1]
+
+    got, expected = (jax.jit(partial(derivatives, each))() for each in (WAYS[way], dense))
+    close(got, expected, rtol=5e-4, atol=5e-4)
+
+
+def test_vmap_and_leading_axes():
+    """The values have the shape of the labels; under vmap each example may be alone."""
+    margin = partial(js.arcface, scale=js.PerExample(VALUES["scale"]))
+
+    def run(x, labels, m, s):
+        mine = js.arcface(js.PerExample(m), js.PerExample(s))
+        return js.linear_loss(x, W, labels, margin=mine, reduction=None)
+
+    m, s = VALUES["m2"], VALUES["scale"]
+    expected = js.linear_loss(X, W, LABELS, margin=margin(js.PerExample(m)), reduction=None)
+    close(jax.vmap(run)(X, jnp.asarray(LABELS), m, s), expected)
+    two = [jnp.stack([x, x[::-1]]) for x in (X, jnp.asarray(LABELS), m, s)]
+    close(run(*two), jnp.stack([expected, expected[::-1]]))
+    close(jax.vmap(run)(*two), jnp.stack([expected, expected[::-1]]))
+    logits = js.linear_logits(two[0], W, two[1], margin=js.cosface(js.PerExample(two[2])))
+    assert logits.shape == (2, N, C)
+
+
+@pytest.mark.parametrize(
+    "axes", [("data", None), (None, "model"), (("data", "model"),) * 2], ids=str
+)
+def test_over_other_axes_of_a_mesh(axes):
+    names = dict(zip(("batch_axis", "class_axis"), axes, strict=True))
+    run = js.sharded_linear_loss(mesh_of(), **names, num_classes=C, loss=loss)
+
+    def total(evaluate, m, s):
+        margin = js.arcface(js.PerExample(m), js.PerExample(s))
+        return evaluate(X, W, LABELS, margin=margin)
+
+    runs = (
+        jax.jit(jax.value_and_grad(partial(total, each), (0, 1)))
+        for each in (run, partial(js.linear_loss, loss=loss))
+    )
+    close(*(each(VALUES["m2"], VALUES["scale"]) for each in runs))
+
+
+def test_is_a_frozen_pytree():
+    number = js.PerExample(jnp.arange(3.0))
+    assert_array_equal(jax.tree.leaves(number)[0], [0, 1, 2])
+    assert isinstance(jax.tree.map(lambda x: x + 1, js.arcface(number)).m2, js.PerExample)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        number.values = 0
+    assert_allclose(js.cosface(number)(jnp.full(3, 0.5)), 0.5 - np.arange(3), rtol=1e-6)
+
+
+def test_as_many_examples_as_classes():
+    """An array is by class, whatever the number of examples."""
+    x, labels = X[:3], jnp.array([2, 0, 1])
+    array = jnp.array([0.0, 0.2, 0.4])
+    by_class = js.linear_logits(x, W[:3], labels, margin=js.cosface(array, scale=1.0))
+    by_example = js.cosface(js.PerExample(array[labels]), scale=1.0)
+    assert_array_equal(by_class, js.linear_logits(x, W[:3], labels, margin=by_example))
+
+
+FUNCTIONS = {
+    "logits": js.linear_logits,
+    "loss": js.linear_loss,
+    "stats": js.linear_stats,
+    "sharded": js.sharded_linear_loss(
+        mesh_of(), batch_axis="data", class_axis="model", num_classes=C
+    ),
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+@pytest.mark.parametrize("name", NUMBERS)
+def test_refused(function, name):
+    def run(number):
+        return jax.eval_shape(
+            lambda: function(X, W, LABELS, margin=js.AngularMargin(**{name: number}))
+        )
+
+    for array in (jnp.ones(N), jnp.ones((N, 1)), jnp.ones((N, C))):
+        with pytest.raises(
+            AssertionError, match=name if function is FUNCTIONS["sharded"] else "PerExample"
+        ):
+            run(array)
+    for array in (jnp.ones(C), jnp.ones(1), jnp.ones((N, 1)), 1.0):
+        with pytest.raises(AssertionError):
+            run(js.PerExample(array))
+
+
+def test_the_margin_of_ldam_is_by_class():
+    with pytest.raises(TypeError, match="max_margin"):
+        js.ldam(jnp.arange(1, 4), js.PerExample(jnp.ones(3)))
+    assert js.ldam(jnp.arange(1, 4), scale=js.PerExample(jnp.ones(3))).m3.shape == (3,)
+
+
+def test_anneal_is_checked():
+    with pytest.raises(ValueError, match="anneal"):
+        js.l_softmax(anneal=js.PerExample(np.array([1.0, -1.0])))
