@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 
 class Member(NamedTuple):
@@ -39,6 +40,24 @@ def weighted_sum(function):
         return jnp.sum(out * (0.5 + jnp.arange(out.size) / 16).reshape(out.shape).astype(out.dtype))
 
     return total
+
+
+def direction(z):
+    """Return a tangent whose numbers are exact in every dtype."""
+    return ((jnp.arange(z.size) - z.size // 2) / 8).reshape(z.shape).astype(z.dtype)
+
+
+def in_scan(function):
+    """Return a scalar function of z as a scan of one step with z in its carry.
+
+    What depends on the carry loses its derivative rules in reverse mode.
+    """
+
+    def body(carry, _):
+        z, _ = carry
+        return (z, function(z)), None
+
+    return lambda z: lax.scan(body, (z, jnp.zeros((), z.dtype)), None, length=1)[0][1]
 
 
 def total_of(value):

@@ -13,7 +13,17 @@ import numpy as np
 import oracles
 import pytest
 from cases import LOSSES, MAPS, MARGINS, STRAIGHT_THROUGH, over
-from members import LABELS, SOFT, Member, inputs, numbers, total_of, weighted_sum
+from members import (
+    LABELS,
+    SOFT,
+    Member,
+    direction,
+    in_scan,
+    inputs,
+    numbers,
+    total_of,
+    weighted_sum,
+)
 from numpy.testing import assert_allclose
 
 import jsoftmax as js
@@ -93,11 +103,6 @@ ESTIMATORS = [
 ]
 
 
-def direction(z):
-    """Return a tangent whose numbers are exact in every dtype."""
-    return ((jnp.arange(z.size) - z.size // 2) / 8).reshape(z.shape).astype(z.dtype)
-
-
 def first_derivatives(function, z):
     return {
         "value": function(z),
@@ -107,11 +112,16 @@ def first_derivatives(function, z):
 
 
 def second_derivatives(function, z):
-    """Return them forward over reverse and reverse over reverse."""
+    """Return them forward over reverse, and reverse over reverse, also inside a scan."""
     total, v = weighted_sum(function), direction(z)
+
+    def reverse_over_reverse(total):
+        return jax.grad(lambda z: jnp.vdot(jax.grad(total)(z), v))(z)
+
     return {
         "hessian": jax.hessian(lambda z: total(z.reshape(v.shape)))(z.ravel()),
-        "reverse over reverse": jax.grad(lambda z: jnp.vdot(jax.grad(total)(z), v))(z),
+        "reverse over reverse": reverse_over_reverse(total),
+        "in a scan": reverse_over_reverse(in_scan(total)),
     }
 
 
@@ -177,6 +187,7 @@ def test_derivatives_against_finite_differences(member):
         "jvp": jvp,
         "hessian": hessian,
         "reverse over reverse": (hessian @ v.ravel()).reshape(z.shape),
+        "in a scan": (hessian @ v.ravel()).reshape(z.shape),
     }
     for name, value in expected.items():
         # Central differences: step² times the third derivative, and 1e-16 / step of rounding.
