@@ -30,6 +30,14 @@ def inverse_norm(x: Array, *, normalize: bool) -> Array | None:
     return 1 / jnp.where(length > 0, length, 1)
 
 
+def unmasked_vectors(weight: Array, where: Array | None) -> Array:
+    """Return class vectors with 0 in place of those that are masked, which may hold NaN.
+
+    A gradient of 0 times NaN would be NaN, and reach the features.
+    """
+    return weight if where is None else jnp.where(where[:, None], weight, 0)
+
+
 def features_inverse_norm(features: Array, margin: AngularMargin | None) -> Array | None:
     """Return the inverse norms of features, if the margin normalises them."""
     return None if margin is None else inverse_norm(features, normalize=margin.normalize_features)

@@ -16,7 +16,7 @@ from jax.lax import PrecisionLike
 
 from jsoftmax.blockwise.block_sizes import block_sizes
 from jsoftmax.blockwise.machine import Machine, machine_for
-from jsoftmax.blockwise.scores import kept_norm
+from jsoftmax.blockwise.scores import kept_norm, unmasked_vectors
 from jsoftmax.blockwise.types import Examples, Head, Plan
 from jsoftmax.checks import check_values
 from jsoftmax.core.arguments import (
@@ -53,6 +53,7 @@ def checked_head(features, weight, *, bias, softcap, margin, where=None) -> tupl
     if where is not None:
         where = class_mask(where, classes)
         check_shape("where", where, classes, "a boolean for every class")
+        bias = bias if bias is None else jnp.where(where, bias, 0)  # masked, it may be NaN
     check_margin(margin, features.shape[:-1], weight.shape[0])
     return features, Head(weight, bias, where, softcap, margin=margin)
 
@@ -194,7 +195,8 @@ def make_plan(
     """Return the plan, examples with what their labels' classes have, and the head without that."""
     features, labels, *_ = examples
     (rows, width), num_local = features.shape, head.weight.shape[0]
-    of_label = kept_norm(features, head.weight, labels, head.margin, class_axis)
+    weight = unmasked_vectors(head.weight, head.where)
+    of_label = kept_norm(features, weight, labels, head.margin, class_axis)
     parts = partition(head.margin)
 
     def at_labels(values):

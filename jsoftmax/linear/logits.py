@@ -12,11 +12,13 @@ from jsoftmax.blockwise.scores import (
     features_inverse_norm,
     kept_norm,
     logits_of,
+    unmasked_vectors,
     weight_inverse_norm,
     with_margin,
 )
 from jsoftmax.core.arguments import check_shape, integer_labels
 from jsoftmax.core.collectives import gather_per_class
+from jsoftmax.core.masking import mask_classes
 from jsoftmax.linear.arguments import checked_head, checked_precision
 from jsoftmax.margins.angular import AngularMargin
 from jsoftmax.margins.partition import combine, partition
@@ -32,6 +34,7 @@ def linear_logits(
     bias: ArrayLike | None = None,
     softcap: ArrayLike | None = None,
     margin: AngularMargin | None = None,
+    where: ArrayLike | None = None,
     precision: PrecisionLike = None,
 ) -> Array:
     r"""The logits of a linear head, with a margin on the true class if labels are given.
@@ -51,6 +54,8 @@ def linear_logits(
       bias: `[classes]`, added after margin and scale.
       softcap: c > 0, the bound on the size of the logits.
       margin: such as `arcface()`.
+      where: booleans `[classes]`; False masks a class: its logits are -inf, and its vector, which
+        may hold NaN, reaches no gradient.
       precision: of the matrix product, as in `linear_loss`.
 
     Returns:
@@ -66,8 +71,10 @@ def linear_logits(
       >>> js.linear_logits(x, w, jnp.array([0]), margin=js.cosface(margin=0.25, scale=8.0))
       Array([[6., 0.]], dtype=float32)
     """
-    features, head = checked_head(features, weight, bias=bias, softcap=softcap, margin=margin)
-    weight = head.weight
+    features, head = checked_head(
+        features, weight, bias=bias, softcap=softcap, margin=margin, where=where
+    )
+    weight = unmasked_vectors(head.weight, head.where)
     cosine = cosines(
         matmul(features, weight, checked_precision(precision)),
         features_inverse_norm(features, margin),
@@ -86,4 +93,4 @@ def linear_logits(
     scale = None if margin is None else margin.scale
     if isinstance(scale, PerExample):
         scale = jnp.asarray(scale.values)[..., None]
-    return logits_of(cosine, scale, head.bias, head.softcap)
+    return mask_classes(logits_of(cosine, scale, head.bias, head.softcap), head.where)

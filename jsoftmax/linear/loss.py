@@ -93,9 +93,12 @@ def linear_loss(
       class_weight: `[classes]`, a factor on each class's term of the label: on the loss of a class,
         on the probs of `SparseLabels`, and where `nll` smooths the label, on all terms of that. The
         mean divides by those of the labels; with `SparseLabels`, as in torch, it is over examples.
-      ignore_index: a label whose examples are left out, whatever their features.
+      ignore_index: a label whose examples are left out, whatever their features. The labels of
+        `sample_classes` are other numbers: give it there, and here -1.
       reduction: "mean", "sum", or None for one value per example, at four matrix products.
-      return_stats: also return the `LogitStats` of the examples, without gradient.
+      return_stats: also return the `LogitStats` of the examples, to be logged: they have no
+        gradient. What is to be trained, such as a term of log Z, belongs in the loss, as
+        `lambda stats: js.nll(stats) + 1e-4 * stats.logsumexp**2`; or use `linear_stats`.
       class_axis: inside `jax.shard_map`, the mesh axis, or axes, over which classes are sharded.
         Every argument per class is then this device's shard, consecutive rows, as many on each
         device, with `where` False for padding. Features, and labels, which are global, are

@@ -53,6 +53,7 @@ def sample_classes(
     *,
     num_classes: int,
     num_sampled: int,
+    ignore_index: int | None = None,
     class_axis: MeshAxes = None,
     batch_axis: MeshAxes = None,
 ) -> ClassSample:
@@ -69,12 +70,16 @@ def sample_classes(
 
     Args:
       key: a `jax.random` key, a new one for every step, the same on all devices.
-      labels: integers `[...]`. One outside [0, num_classes) stays as it is: an `ignore_index`, or a
-        mistake that the loss reports.
+      labels: integers `[...]`. One outside [0, num_classes) stays as it is, and the loss reports
+        it.
       num_classes: the number of class vectors; with `class_axis`, of this device.
       num_sampled: how many classes to return; with `class_axis`, on this device. If the batch has
         more than that, the highest ones do not fit: their labels become the largest integer, which
         is out of range, and the loss is NaN.
+      ignore_index: a label of examples to ignore: it becomes -1, which no class of a sample is, and
+        its class is not kept for them. Write `ignore_index=-1` in the loss, whatever it was before:
+        another class may now have its number. Any other label outside [0, num_classes) becomes the
+        largest integer.
       class_axis: inside `shard_map`, the mesh axis over which the classes are sharded. Each device
         samples its own rows; labels are global, before and after.
       batch_axis: inside `shard_map`, the mesh axis over which the batch is sharded: the classes of
@@ -88,8 +93,10 @@ def sample_classes(
     count: Jean et al., 2015, arXiv:1412.2007, section 3.
 
     Example:
-      >>> labels, key = jnp.array([7, 2, -1]), jax.random.key(0)
-      >>> sample = js.sample_classes(key, labels, num_classes=1000, num_sampled=100)
+      >>> labels, key = jnp.array([7, 2, 0]), jax.random.key(0)  # 0 is padding
+      >>> sample = js.sample_classes(
+      ...     key, labels, num_classes=1000, num_sampled=100, ignore_index=0
+      ... )
       >>> x, w = jnp.ones((3, 4)), jnp.ones((1000, 4))
       >>> rows, labels = w[sample.indices], sample.labels
       >>> jax.jit(js.linear_cross_entropy)(
@@ -110,7 +117,8 @@ def sample_classes(
     both, batch_axis = split_shared_axes(batch_axis, class_axis)
     whole = labels if both is None else all_gather_unvarying(labels, both)
     here = to_local_labels(whole, num_classes, class_axis)
-    outside = (here < 0) | (here >= num_classes)
+    ignored = whole == ignore_index if ignore_index is not None else jnp.zeros_like(whole, bool)
+    outside = (here < 0) | (here >= num_classes) | ignored
     if class_axis is not None:
         key = jax.random.fold_in(key, lax.axis_index(class_axis))
 
@@ -132,6 +140,7 @@ def sample_classes(
     place = jnp.where(fits, place - to_local_labels(0 * place, num_sampled, class_axis), NO_CLASS)
     place = psum(jnp.where(outside, 0, place), class_axis)
     named = (whole >= 0) & (whole < num_global(num_classes, class_axis))
-    remapped = jnp.where(named, place, whole)
+    unnamed = whole if ignore_index is None else jnp.full_like(whole, NO_CLASS)
+    remapped = jnp.where(ignored, -1, jnp.where(named, place, unnamed))
     remapped = remapped if both is None else local_rows(remapped, both)
     return ClassSample(indices, remapped, log_expected_count)

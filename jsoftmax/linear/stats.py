@@ -1,5 +1,8 @@
 """Features and class vectors to `LogitStats`, without materialising the logits."""
 
+import jax
+import jax.numpy as jnp
+from jax import lax
 from jax.lax import PrecisionLike
 from jax.typing import ArrayLike
 
@@ -22,6 +25,7 @@ def linear_stats(
     softcap: ArrayLike | None = None,
     margin: AngularMargin | None = None,
     where: ArrayLike | None = None,
+    ignore_index: ArrayLike | None = None,
     class_axis: MeshAxes = None,
     row_block: int | None = None,
     class_block: int | None = None,
@@ -42,6 +46,8 @@ def linear_stats(
       softcap: c > 0, the bound on the size of the logits.
       margin: such as `arcface()`; its parameters may be traced.
       where: booleans `[classes]`; False masks a class.
+      ignore_index: a label whose examples are neutral: their fields are those of features 0 and
+        class 0, finite whatever their features hold, and have no gradient.
       class_axis: as in `linear_loss`.
       row_block, class_block: how many examples and classes a block has; if None, by the shape and
         the machine.
@@ -62,7 +68,9 @@ def linear_stats(
     features, head = checked_head(
         features, weight, bias=bias, softcap=softcap, margin=margin, where=where
     )
-    examples, _ = checked_examples(features, labels, head, class_axis=class_axis)
+    examples, ignored = checked_examples(
+        features, labels, head, class_axis=class_axis, ignore_index=ignore_index
+    )
     plan, examples, head = make_plan(
         examples,
         head,
@@ -75,4 +83,6 @@ def linear_stats(
     )
     found = reduced(plan, examples, head)
     stats, _ = stats_of(plan, examples, head, found, centred=False)
+    if ignore_index is not None:
+        stats = jax.tree.map(lambda x: jnp.where(ignored, lax.stop_gradient(x), x), stats)
     return unflatten(stats, features.shape[:-1])

@@ -9,6 +9,7 @@ import oracles
 import pytest
 from blocks import BLOCKS, KEEP, C, D, N, over_blocks, value_and_grads
 from cases import close, head
+from heads import WAYS, dense
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jsoftmax as js
@@ -119,6 +120,54 @@ def test_masked_classes(blocks):
     assert all((g == 0).all() for g in grads)
     assert (none["stats"].logsumexp == -jnp.inf).all()
     assert not none["stats"].correct.any()
+
+
+MARGINS = {"none": None, "unit": js.arcface(scale=4.0), "norms kept": js.l_softmax(3, anneal=1.0)}
+
+
+@pytest.mark.parametrize("margin", MARGINS.values(), ids=MARGINS)
+@pytest.mark.parametrize("way", [dense, *WAYS.values()], ids=["dense", *WAYS])
+def test_a_masked_class_may_hold_nan(way, margin):
+    """Its vector and bias reach neither the value nor a gradient; theirs is 0."""
+    x, w, labels = head(examples=N, size=D, classes=C)
+    keep = jnp.arange(C) != 2
+    labels = jnp.where(labels == 2, 3, labels)
+
+    def total(x, w, bias, softcap):
+        loss = partial(js.nll, label_smoothing=0.1)
+        options = {"bias": bias, "softcap": softcap, "margin": margin, "where": keep}
+        if way is dense:  # the statistics have to know of the mask as well
+            logits = js.linear_logits(x, w, labels, **options)
+            return jnp.sum(js.cross_entropy(logits, labels, where=keep, label_smoothing=0.1))
+        return way(x, w, labels, loss, **options)
+
+    run = jax.jit(jax.value_and_grad(total, (0, 1, 2, 3)))
+    expected = run(x, jnp.where(keep[:, None], w, 0), jnp.where(keep, 0.5, 0), 3.0)
+    for filler in (jnp.nan, jnp.inf):
+        given = jnp.where(keep[:, None], w, filler), jnp.where(keep, 0.5, filler)
+        close(run(x, *given, 3.0), expected)
+
+
+@over_blocks
+def test_statistics_of_ignored_examples(blocks):
+    """They are those of a neutral example, without gradient."""
+    x, w, labels = head(examples=N, size=D, classes=C)
+    labels, margin = jnp.asarray(labels).at[1].set(-1), js.arcface(scale=4.0)
+    spoilt = x.at[1].set(jnp.nan)
+    options = {"bias": jnp.linspace(-1, 1, C), "margin": margin, **blocks}
+
+    def total(x, w):
+        stats = js.linear_stats(x, w, labels, ignore_index=-1, **options)
+        return sum(jnp.sum(jnp.tanh(field)) for field in stats), stats
+
+    (_, stats), bars = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(spoilt, w)
+    neutral = js.linear_stats(x.at[1].set(0), w, labels.at[1].set(0), **options)
+    close(stats, neutral)
+    kept = jnp.arange(N) != 1
+    found = jax.jit(jax.grad(lambda *given: total(*given)[0], (0, 1)))
+    labels = labels[kept]
+    dx, dw = found(x[kept], w)
+    close(bars, (jnp.zeros_like(x).at[kept].set(dx), dw))
 
 
 @over_blocks

@@ -71,6 +71,36 @@ def test_correction_by_the_expected_count():
     assert np.all(error < 0.02 * expected)
 
 
+@pytest.mark.parametrize("ignore_index", [0, 7, -1, -100])
+def test_ignored_labels_are_no_class(ignore_index):
+    """No class of the sample can have their number, whatever it was."""
+    labels = jnp.where(LABELS == 7, ignore_index, LABELS).at[1, 0].set(12)  # -1 and 40 are mistakes
+    draw = jax.jit(partial(js.sample_classes, num_classes=C, num_sampled=SAMPLED))
+    named = np.asarray((labels >= 0) & (labels < C) & (labels != ignore_index))
+    ignored = np.asarray(labels == ignore_index)
+    classes = set()
+    for seed in range(5):
+        sample = draw(jax.random.key(seed), labels, ignore_index=ignore_index)
+        assert_array_equal(sample.labels[ignored], -1)
+        assert_array_equal(sample.indices[sample.labels[named]], labels[named])
+        assert np.all(sample.labels[~named & ~ignored] == np.iinfo(np.int32).max)
+        classes |= set(np.asarray(sample.indices)[np.asarray(sample.log_expected_count) == 0])
+    assert classes == set(np.asarray(labels)[named])
+
+
+def test_ignored_labels_in_a_loss():
+    """Class 9 has the number 0 in the sample, and counts."""
+    x, w, _ = head(examples=4, size=3, classes=C)
+    labels = jnp.array([9, 0, 11, 0])
+    sample = js.sample_classes(
+        jax.random.key(3), labels, num_classes=C, num_sampled=2, ignore_index=0
+    )
+    assert_array_equal(sample.labels, [0, -1, 1, -1])
+    got = js.linear_cross_entropy(x, w[sample.indices], sample.labels, ignore_index=-1)
+    expected = js.cross_entropy(js.linear_logits(x, w[sample.indices])[::2], jnp.array([0, 1]))
+    assert_allclose(got, expected.mean(), rtol=1e-6)
+
+
 def test_all_classes_are_the_loss_itself():
     labels = jnp.array([1, 5, 1, 30])
     sample = js.sample_classes(jax.random.key(0), labels, num_classes=C, num_sampled=C)
