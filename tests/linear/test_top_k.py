@@ -82,6 +82,8 @@ def test_top_k_of_16_bits_and_of_nothing():
     assert found.dtype == jnp.float32
     none, classes = js.linear_top_k(X[:0], W, 3)
     assert none.shape == classes.shape == (0, 4, 3)
+    spoilt = jnp.where(MASK[:, None], W, jnp.nan)
+    close(js.linear_top_k(X, spoilt, 3, where=MASK), js.linear_top_k(X, W, 3, where=MASK))
     masked, _ = js.linear_top_k(X, W, 3, where=jnp.arange(CLASSES) < 2)
     assert (masked[..., 2] == -jnp.inf).all()
 

@@ -141,7 +141,9 @@ def over_carry(loop):
     return made
 
 
-scan_carry = over_carry(lambda f, init: lax.scan(lambda c, _: (f(c), None), init, None, length=2)[0])
+scan_carry = over_carry(
+    lambda f, init: lax.scan(lambda c, _: (f(c), None), init, None, length=2)[0]
+)
 LOOPS = {
     "scan": scan,
     "scan, carry": scan_carry,
