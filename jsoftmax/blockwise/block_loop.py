@@ -64,7 +64,8 @@ def add_rows(total: Array, start: Any, added: Array) -> Array:
 def _slice(x, start, size):
     if x.dtype.itemsize > 2:
         return lax.dynamic_slice_in_dim(x, start, size)
-    return lax.dynamic_slice_in_dim(*lax.optimization_barrier((x, start)), size)
+    x, start = lax.optimization_barrier((x, start))
+    return lax.dynamic_slice_in_dim(x, start, size)
 
 
 @_slice.defjvp

@@ -142,16 +142,24 @@ def _half_turns(c, sine, m1, m2):
     return k, 1 - 2 * jnp.mod(k, 2)
 
 
-def _sine(c, least):
-    # (1 - c)(1 + c) is exact near |c| = 1 where 1 - c² cancels.
-    return jnp.sqrt(jnp.maximum((1 - c) * (1 + c), least**2))
+def _clipped(c):
+    """Return a rounded cosine outside [-1, 1] as ±1, with the derivative of the cosine."""
+    return c + lax.stop_gradient(jnp.clip(c, -1, 1) - c)
+
+
+def _sine(c):
+    """Return sin θ; its derivative, infinite at c = ±1, is 0 for the floats next to these."""
+    square = (1 - c) * (1 + c)  # exact near |c| = 1, where 1 - c² cancels
+    inside = square >= jnp.finfo(c.dtype).eps
+    at_end = jnp.sqrt(lax.stop_gradient(jnp.maximum(square, 0)))
+    return jnp.where(inside, jnp.sqrt(jnp.where(inside, square, 1)), at_end)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _continued_cosine(c, m1, m2, multiple):
     """Return (-1)^k cos(a) - 2k; a rounded cosine outside [-1, 1] counts as ±1."""
-    c = jnp.clip(c, -1, 1)
-    sine = _sine(c, 0)
+    c = _clipped(c)
+    sine = _sine(c)
     cos_a, _ = _turned(c, sine, m1, m2, multiple)
     k, sign = _half_turns(c, sine, m1, m2)
     return sign * cos_a - 2 * k
@@ -166,8 +174,8 @@ def _continued_cosine_jvp(multiple, primals, tangents):
     # one and leaves every other c unchanged. k is piecewise constant: its gradient is stopped.
     (c, m1, m2), (dc, dm1, dm2) = primals, tangents
     phi = _continued_cosine(c, m1, m2, multiple)
-    c = jnp.clip(c, -1, 1)
-    sine = _sine(c, float(jnp.finfo(c.dtype).eps) ** 0.5)
+    c = _clipped(c)
+    sine = jnp.maximum(_sine(c), float(jnp.finfo(c.dtype).eps) ** 0.5)
     _, sin_a = _turned(c, sine, m1, m2, multiple)
     _, sign = lax.stop_gradient(_half_turns(c, sine, m1, m2))
     theta = jnp.arctan2(sine, c)

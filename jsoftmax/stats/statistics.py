@@ -215,7 +215,7 @@ def all_reduce(
         return at_labels, unmasked | ~inside, others
     top = lax.pmax(lax.stop_gradient(others.top), axes)
     top_class, runner_up = others.top_class, others.runner_up
-    if top_class is not None:
+    if top_class is not None and runner_up is not None:
         mine = (others.top == top) & (top > -jnp.inf)
         top_class = lax.pmin(jnp.where(mine, top_class, NO_CLASS), axes)
         runner_up = jnp.where(mine & (others.top_class == top_class), change(runner_up), 0)
