@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsoftmax.blockwise.block_loop import slice_rows
-from jsoftmax.blockwise.scores import cosines, logits_of, unmasked_vectors, weight_inverse_norm
+from jsoftmax.blockwise.scores import cosines, logits_of, sound_vectors, weight_inverse_norm
 from jsoftmax.blockwise.types import Examples, Head, Plan
 from jsoftmax.core.collectives import to_local_labels
 from jsoftmax.core.dtypes import sum_dtype
@@ -46,7 +46,7 @@ class ClassBlock(NamedTuple):
         classes = start + jnp.arange(size, dtype=labels.dtype)
         per_class = head._replace(softcap=None, margin=None, loss=())
         cut = slice_rows(per_class, start, size)
-        weight, where = unmasked_vectors(cut.weight, cut.where), cut.where
+        weight, where = sound_vectors(cut.weight, cut.sound), cut.where
         weight = weight.astype(jnp.float32) if plan.widen else weight
         head = cut._replace(weight=weight, softcap=head.softcap, margin=head.margin)
         inside = (labels >= new) & (labels < start + size)
@@ -103,9 +103,9 @@ def local_shard(plan: Plan, examples: Examples, head: Head) -> tuple[Examples, H
     dtype = sum_dtype(examples.features, head.weight)
     zero = varying_zero((examples, head), dtype, plan.class_axis)
     labels = to_local_labels(examples.labels, head.weight.shape[0], plan.class_axis)
-    read = head._replace(where=None, loss=())
+    read = head._replace(where=None, sound=None, loss=())
     features = examples.features.astype(jnp.float32) if plan.widen else examples.features
     features, labels, scale, read = vary((features, labels, examples.scale, read), zero)
-    of_weight = weight_inverse_norm(unmasked_vectors(read.weight, head.where), plan.margin)
+    of_weight = weight_inverse_norm(sound_vectors(read.weight, head.sound), plan.margin)
     shard = Examples(features, labels, scale=scale)
-    return shard, read._replace(where=head.where, inverse_norm=of_weight)
+    return shard, read._replace(where=head.where, sound=head.sound, inverse_norm=of_weight)

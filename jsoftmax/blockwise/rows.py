@@ -122,7 +122,7 @@ def sum_and_gradients(
 
     gradients = None
     if wanted is not None:  # sums are float32 or wider, whatever the parameters' dtype
-        of_head = wanted[1]._replace(where=False, inverse_norm=False, loss=())
+        of_head = wanted[1]._replace(where=False, sound=False, inverse_norm=False, loss=())
         parts = (shard.features, shared._replace(loss=()))
         zeros = jax.tree.map(lambda x: jnp.zeros_like(x, dtype), parts)
         gradients = keep((wanted[0].features, of_head), zeros)

@@ -30,12 +30,12 @@ def inverse_norm(x: Array, *, normalize: bool) -> Array | None:
     return 1 / jnp.where(length > 0, length, 1)
 
 
-def unmasked_vectors(weight: Array, where: Array | None) -> Array:
-    """Return class vectors with 0 in place of those that are masked, which may hold NaN.
+def sound_vectors(weight: Array, sound: Array | None) -> Array:
+    """Return class vectors with 0 in place of those that may hold NaN, which are masked.
 
-    A gradient of 0 times NaN would be NaN, and reach the features.
+    Their gradient is 0, but 0 times NaN would reach that of the features.
     """
-    return weight if where is None else jnp.where(where[:, None], weight, 0)
+    return weight if sound is None else jnp.where(sound[:, None], weight, 0)
 
 
 def features_inverse_norm(features: Array, margin: AngularMargin | None) -> Array | None:

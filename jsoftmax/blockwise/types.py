@@ -47,7 +47,8 @@ class Head(NamedTuple):
 
     weight: Array  # [C, D]
     bias: Array | None = None  # [C]
-    where: Array | None = None  # booleans [C]
+    where: Array | None = None  # booleans [C], False for a class that is masked
+    sound: Array | None = None  # booleans [C], False for a class vector that may hold NaN
     softcap: Array | None = None
     class_weight: Array | None = None  # [C], if the loss takes it
     inverse_norm: Array | None = None  # [C], of the weight

@@ -7,7 +7,7 @@ neutralised here.
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jax.lax import PrecisionLike
 
 from jsoftmax.blockwise.block_sizes import block_sizes
 from jsoftmax.blockwise.machine import Machine, machine_for
-from jsoftmax.blockwise.scores import kept_norm, unmasked_vectors
+from jsoftmax.blockwise.scores import kept_norm, sound_vectors
 from jsoftmax.blockwise.types import Examples, Head, Plan
 from jsoftmax.checks import check_values
 from jsoftmax.core.arguments import (
@@ -35,6 +35,12 @@ from jsoftmax.margins.per_example import PerExample, by_example
 from jsoftmax.stats.labels import SparseLabels, check_sparse_labels
 
 
+class Padding(NamedTuple):
+    """A `where` of rows that only fill up the weight: they hold zeros, and need not be replaced."""
+
+    real: Array
+
+
 def checked_head(features, weight, *, bias, softcap, margin, where=None) -> tuple[Array, Head]:
     """Check what all linear functions have in common; bias and softcap become float32 or wider."""
     features, weight = as_logits(features, "features"), as_logits(weight, "weight")
@@ -50,12 +56,16 @@ def checked_head(features, weight, *, bias, softcap, margin, where=None) -> tupl
     if softcap is not None:
         check_at_least("softcap", softcap, 0, strict=True)
         softcap = cast_like(softcap, wide)
-    if where is not None:
+    sound = None
+    if isinstance(where, Padding):
+        where = where.real
+    elif where is not None:
         where = class_mask(where, classes)
         check_shape("where", where, classes, "a boolean for every class")
+        sound = where
         bias = bias if bias is None else jnp.where(where, bias, 0)  # masked, it may be NaN
     check_margin(margin, features.shape[:-1], weight.shape[0])
-    return features, Head(weight, bias, where, softcap, margin=margin)
+    return features, Head(weight, bias, where, sound, softcap, margin=margin)
 
 
 def check_margin(margin: AngularMargin | None, examples: tuple[int, ...], classes: int) -> None:
@@ -195,7 +205,7 @@ def make_plan(
     """Return the plan, examples with what their labels' classes have, and the head without that."""
     features, labels, *_ = examples
     (rows, width), num_local = features.shape, head.weight.shape[0]
-    weight = unmasked_vectors(head.weight, head.where)
+    weight = sound_vectors(head.weight, head.sound)
     of_label = kept_norm(features, weight, labels, head.margin, class_axis)
     parts = partition(head.margin)
 

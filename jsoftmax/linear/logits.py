@@ -12,7 +12,7 @@ from jsoftmax.blockwise.scores import (
     features_inverse_norm,
     kept_norm,
     logits_of,
-    unmasked_vectors,
+    sound_vectors,
     weight_inverse_norm,
     with_margin,
 )
@@ -74,7 +74,7 @@ def linear_logits(
     features, head = checked_head(
         features, weight, bias=bias, softcap=softcap, margin=margin, where=where
     )
-    weight = unmasked_vectors(head.weight, head.where)
+    weight = sound_vectors(head.weight, head.sound)
     cosine = cosines(
         matmul(features, weight, checked_precision(precision)),
         features_inverse_norm(features, margin),

@@ -17,7 +17,7 @@ from jsoftmax.checks import check_values
 from jsoftmax.core.arguments import as_labels, check_shape, normalize_axis
 from jsoftmax.core.collectives import NO_CLASS, MeshAxes, axes_of
 from jsoftmax.core.dtypes import to_compute_dtype
-from jsoftmax.linear.arguments import checked_precision
+from jsoftmax.linear.arguments import Padding, checked_precision
 from jsoftmax.linear.loss import linear_loss
 from jsoftmax.linear.traced_loss import loss_key
 from jsoftmax.losses.of_stats import nll
@@ -150,8 +150,8 @@ def sharded_linear_loss(
             scalars |= _pop(chosen, ("ignore_index",))
         _check_classes(num_classes, classes)
         if num_rows > num_classes:
-            where = _filled(classes.get("where", jnp.ones(num_classes, bool)), num_rows)
-            classes["where"] = where & (jnp.arange(num_rows) < num_classes)
+            real, where = jnp.arange(num_rows) < num_classes, classes.get("where")
+            classes["where"] = Padding(real) if where is None else _filled(where, num_rows) & real
             ignored = scalars.get("ignore_index", chosen.get("ignore_index"))
             rows["labels"] = _out_of_range(labels, num_classes, ignored)
         _check_rows(rows)
