@@ -20,7 +20,7 @@ from jsoftmax.blockwise.scores import (
     cosines,
     features_inverse_norm,
     logits_of,
-    unmasked_vectors,
+    sound_vectors,
     weight_inverse_norm,
 )
 from jsoftmax.blockwise.types import Head
@@ -55,7 +55,7 @@ def over_rows(
       more: arrays `[N, ...]`, of which the function gets the same rows.
     """
     rows = features.shape[0]
-    head = head._replace(weight=unmasked_vectors(head.weight, head.where))
+    head = head._replace(weight=sound_vectors(head.weight, head.sound))
     of_weight = weight_inverse_norm(head.weight, head.margin)
     scale = None if head.margin is None else head.margin.scale
 

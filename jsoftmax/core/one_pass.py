@@ -24,7 +24,7 @@ def largest(z: Array) -> Array:
     return lax.stop_gradient(lax.reduce(z, least, lax.max, (z.ndim - 1,)))
 
 
-def apart(*arrays: Array | None) -> tuple[Array | None, ...]:
+def apart(*arrays: Array) -> tuple[Array, ...]:
     """Return the arrays as if they were others, for a reduction that shares nothing on a CPU."""
     return lax.platform_dependent(*arrays, cpu=_barrier, default=_same)
 

@@ -66,7 +66,7 @@ class Rows(NamedTuple):
         """Return the sum of numbers `[..., classes]` over the unmasked classes."""
         return jnp.sum(d if self.where is None else jnp.where(self.where, d, 0), -1)
 
-    def count(self) -> Array:
+    def num_unmasked(self) -> Array:
         """Return the number of unmasked classes, at least 1, that broadcasts against `[...]`."""
         where = jnp.ones(self.logits.shape[-1:], bool) if self.where is None else self.where
         count = jnp.maximum(jnp.sum(where, -1), 1)
@@ -157,7 +157,7 @@ def _mean(rows: Rows, top: Array) -> Array:
     def mean(logits, top, where, temperature):
         logits, top = apart(logits, top)
         rows = Rows(logits, top, where, temperature)
-        return result(rows.total(rows.relative(rows.masked(), top))) / rows.count()
+        return result(rows.total(rows.relative(rows.masked(), top))) / rows.num_unmasked()
 
     given = rows.logits, top, rows.where, rows.temperature
     return by_rows(mean, mean, *given, one_pass=rows.where is None)
@@ -171,7 +171,7 @@ def _tangents(rows, top, d_rows):
     dd = rows.relative_tangent(d, d_rows)
     target = jnp.sum(jnp.where(is_label(d, rows.labels), dd, 0), -1)
     others = jnp.sum(_exp(d, _off_label(d, rows.labels)) * dd, -1)
-    return target, others, rows.total(jnp.where(d == -jnp.inf, 0, dd)) / rows.count()
+    return target, others, rows.total(jnp.where(d == -jnp.inf, 0, dd)) / rows.num_unmasked()
 
 
 def _off_label(d, labels):

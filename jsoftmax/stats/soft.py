@@ -87,7 +87,7 @@ def _of_block(rows, with_mean, with_elsewhere):
     target = jnp.where(index < z.shape[-1], target, 0)
     d = rows.relative(z, top)
     distance = jnp.sum(multiply_no_nan(q, target[..., None] - d), -1)
-    mean = rows.total(d) / rows.count() if with_mean else None
+    mean = rows.total(d) / rows.num_unmasked() if with_mean else None
     elsewhere = jnp.sum(jnp.where(at_top, 0, q), -1) if with_elsewhere else None
     found = Soft(top, target, others, mean, distance, jnp.sum(q, -1))
     return found, _Parts(index, runner_up, sum_exp, elsewhere)
@@ -108,7 +108,7 @@ def _tangents(with_mean, rows, top, parts, d_rows):
         jnp.zeros_like(top),
         jnp.sum(jnp.where(at_top, dd, 0), -1),
         jnp.sum(jnp.where(at_top, 0, p) * dd, -1),
-        rows.total(jnp.where(off, 0, dd)) / rows.count() if with_mean else None,
+        rows.total(jnp.where(off, 0, dd)) / rows.num_unmasked() if with_mean else None,
         jnp.sum(of_distance * dd + dq * distance, -1),
         jnp.sum(dq, -1),
     )
