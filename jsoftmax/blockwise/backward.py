@@ -122,6 +122,5 @@ def project_out(gradient: Array, vectors: Array, inverse_norm: Array | None) -> 
     """Take out the part of gradients along vectors of which only the direction counts."""
     if inverse_norm is None:
         return gradient
-    vectors = vectors.astype(gradient.dtype)
-    along = jnp.square(inverse_norm) * jnp.sum(gradient * vectors, -1)
-    return gradient - along[:, None] * vectors
+    unit = vectors.astype(gradient.dtype) * inverse_norm[:, None]
+    return gradient - jnp.sum(gradient * unit, -1, keepdims=True) * unit

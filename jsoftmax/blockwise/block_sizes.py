@@ -47,7 +47,7 @@ The last column is the best of four sizes, but for the second row.
 from typing import NamedTuple
 
 from jsoftmax.blockwise.machine import Machine
-from jsoftmax.core.arguments import check_at_least
+from jsoftmax.core.numbers import static_count
 
 _SMALL = 1 << 19
 _MANY = 1 << 28  # products of a block on an accelerator: 1 GB
@@ -75,9 +75,10 @@ def block_sizes(
 
     `sharded`: `classes` are those of one of several devices.
     """
-    for name, block in (("row_block", row_block), ("class_block", class_block)):
-        if block is not None:
-            check_at_least(name, block, 1)
+    if row_block is not None:
+        row_block = static_count("row_block", row_block, 1)
+    if class_block is not None:
+        class_block = static_count("class_block", class_block, 1)
     if machine.is_accelerator:
         large = max(features, min(1024, _MANY // classes))
         by_rows = True

@@ -10,24 +10,13 @@ classes after another.
 """
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jsoftmax.core.collectives import MeshAxes, gather_per_class, pmean
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
-from jsoftmax.core.numerics import norm
+from jsoftmax.core.norms import inverse_norm, norm, of_unit_size
 from jsoftmax.margins.angular import AngularMargin
-
-
-def inverse_norm(x: Array, *, normalize: bool) -> Array | None:
-    """Return 1 / |x|, which makes unit vectors of `x`; 1 for a zero vector; None if not asked for.
-
-    It multiplies the products and not the vectors before them: 16-bit vectors stay exact.
-    """
-    if not normalize:
-        return None
-    length = norm(x)
-    return 1 / jnp.where(length > 0, length, 1)
 
 
 def sound_vectors(weight: Array, sound: Array | None) -> Array:
@@ -39,13 +28,21 @@ def sound_vectors(weight: Array, sound: Array | None) -> Array:
 
 
 def features_inverse_norm(features: Array, margin: AngularMargin | None) -> Array | None:
-    """Return the inverse norms of features, if the margin normalises them."""
-    return None if margin is None else inverse_norm(features, normalize=margin.normalize_features)
+    """Return the inverse norms of features, if the margin normalises them.
+
+    They multiply the products and not the vectors before: 16-bit vectors stay exact.
+    """
+    return inverse_norm(features) if margin is not None and margin.normalize_features else None
 
 
 def weight_inverse_norm(weight: Array, margin: AngularMargin | None) -> Array | None:
     """Return the inverse norms of class vectors, if the margin normalises them."""
-    return None if margin is None else inverse_norm(weight, normalize=margin.normalize_weight)
+    return inverse_norm(weight) if margin is not None and margin.normalize_weight else None
+
+
+def without_length(features: Array, margin: AngularMargin | None) -> Array:
+    """Return features in whose products nothing overflows, if the margin normalises them."""
+    return of_unit_size(features) if margin is not None and margin.normalize_features else features
 
 
 def cosines(products: Array, of_features: Array | None, of_weight: Array | None) -> Array:
@@ -103,4 +100,6 @@ def with_margin(cosine: Array, kept: Array | None, margin: AngularMargin | None)
     if kept is None:
         return margin(cosine)
     kept = cast_like(kept, cosine)
-    return kept * margin(cosine / jnp.where(kept > 0, kept, 1))
+    # Both are divided by the norm as a constant first: the derivative of a quotient has the square.
+    size = lax.stop_gradient(jnp.where(kept > 0, kept, 1))
+    return kept * margin((cosine / size) / jnp.where(kept > 0, kept / size, 1))

@@ -1,11 +1,10 @@
-"""Checks of arguments: dtypes, shapes, ranges.
+"""Checks of arguments: dtypes, shapes, axes, and labels.
 
 Shapes and dtypes are known while JAX traces, so checking them costs nothing at run time and works
-under `jit`; the errors on shapes are chex's `AssertionError`. Ranges are checked where a value is
-known while tracing.
+under `jit`; the errors on shapes are chex's `AssertionError`. Numbers are in numbers.py.
 """
 
-from typing import Any
+import operator
 
 import chex
 import jax
@@ -14,39 +13,93 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax.core.dtypes import cast_like
+from jsoftmax.core.dtypes import unnarrowed
+
+Axis = int | tuple[int, ...]
 
 
 def as_logits(logits: ArrayLike, name: str = "logits") -> Array:
     """Return `logits` as a real array; integers become the default float."""
-    logits = jnp.asarray(logits)
+    logits = unnarrowed(logits)
     if jnp.issubdtype(logits.dtype, jnp.integer):
-        return logits.astype(float)
+        return jnp.asarray(logits, float)
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise TypeError(f"`{name}`: expected real numbers, got dtype {logits.dtype}.")
     return logits
 
 
-def as_labels(labels: ArrayLike) -> Array:
-    """Return integer labels in a signed dtype that holds any class, or a distribution as it is."""
-    labels = jnp.asarray(labels)
-    if jnp.issubdtype(labels.dtype, jnp.floating):
-        return labels
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
+def as_labels(labels: ArrayLike, name: str = "labels") -> Array:
+    """Return integer labels in a signed dtype that holds any class, or a distribution as it is.
+
+    An integer that this dtype does not hold becomes one that is no class.
+    """
+    return _as_indices(_checked_labels(labels, name))
+
+
+def labels_and_ignored(
+    labels: ArrayLike, ignore_index: ArrayLike | None, name: str = "labels"
+) -> tuple[Array, Array | None]:
+    """Return labels, and booleans: which are `ignore_index`; None if that is None."""
+    given = _checked_labels(labels, name)
+    labels = _as_indices(given)
+    if ignore_index is None or is_distribution(labels):
+        return labels, None
+    index = unnarrowed(ignore_index)
+    if not jnp.issubdtype(index.dtype, jnp.integer) or index.ndim:
         raise TypeError(
-            f"`labels`: expected integers (one class per example) or floats (a distribution over "
-            f"the classes), got dtype {labels.dtype}. Use labels.astype(int) for class numbers."
+            f"`ignore_index`: expected one integer, got shape {index.shape} of dtype "
+            f"{index.dtype}. Leave out other examples with weights of 0."
         )
-    return labels.astype(jnp.int64 if labels.dtype.itemsize > 4 else jnp.int32)
+    if isinstance(given, np.ndarray) and isinstance(index, np.ndarray):
+        return labels, jnp.asarray(given == index)
+    return labels, labels == _held_by(labels.dtype, index)
+
+
+def _checked_labels(labels, name):
+    """Return an array of integers, of numpy if JAX would narrow them, or of floats."""
+    if isinstance(labels, tuple) and any(jnp.ndim(jnp.asarray(x)) for x in labels):
+        raise TypeError(
+            f"`{name}`: expected an array, got a {type(labels).__name__} of arrays. A distribution "
+            "as a short list is SparseLabels, in the losses that say so; as an array it has a "
+            "probability for every class."
+        )
+    labels = unnarrowed(labels)
+    dtype = labels.dtype
+    if not (jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)):
+        raise TypeError(
+            f"`{name}`: expected integers (one class per example) or floats (a distribution over "
+            f"the classes), got dtype {dtype}. Use labels.astype(int) for class numbers."
+        )
+    return labels
+
+
+def _as_indices(labels):
+    if is_distribution(labels):
+        return labels
+    wide = jax.dtypes.canonicalize_dtype(jnp.int64)
+    return _held_by(wide if labels.dtype.itemsize > 4 else jnp.dtype(jnp.int32), labels)
+
+
+def _held_by(dtype, x):
+    """Return integers in another dtype; what it does not hold is clipped, not wrapped."""
+    given, wanted = jnp.iinfo(x.dtype), jnp.iinfo(dtype)
+    if given.min < wanted.min or given.max > wanted.max:
+        x = x.clip(max(given.min, wanted.min), min(given.max, wanted.max))
+    return jnp.asarray(x, dtype)
 
 
 def integer_labels(labels: ArrayLike, expected: str = "integers", instead: str = "") -> Array:
     """Return integer labels in a signed dtype, or say what to use for a distribution."""
     labels = as_labels(labels)
+    check_integers(labels, expected, instead)
+    return labels
+
+
+def check_integers(labels: Array, expected: str = "integers", instead: str = "") -> None:
+    """Raise `TypeError` if labels are distributions, and say what to use for these."""
     if is_distribution(labels):
         hint = f" For a distribution over all classes use {instead}." if instead else ""
         raise TypeError(f"`labels`: expected {expected}, got dtype {labels.dtype}.{hint}")
-    return labels
 
 
 def is_distribution(labels: Array) -> bool:
@@ -56,7 +109,14 @@ def is_distribution(labels: Array) -> bool:
 
 def check_shape(name: str, x: Array, expected: tuple[int, ...], meaning: str) -> None:
     """Raise chex's error unless `x` has the expected shape, naming the argument and its meaning."""
-    chex.assert_shape(x, expected, custom_message=_message(name, x.shape, expected, meaning))
+    if x.shape != expected:  # chex does not compare symbolic sizes
+        chex.assert_shape(x, expected, custom_message=_message(name, x.shape, expected, meaning))
+
+
+def check_some_class(name: str, x: Array, axis: int = -1) -> None:
+    """Raise unless there is a class."""
+    if not x.shape[axis]:
+        raise AssertionError(f"`{name}`: expected at least one class, got shape {x.shape}.")
 
 
 def check_broadcasts(name: str, x: Array, expected: tuple[int, ...], meaning: str) -> None:
@@ -66,55 +126,29 @@ def check_broadcasts(name: str, x: Array, expected: tuple[int, ...], meaning: st
     )
 
 
-def check_per_example(name: str, value: ArrayLike, expected: tuple[int, ...]) -> None:
-    """Raise unless a hyper-parameter broadcasts to the logits of one class, of that shape."""
-    check_broadcasts(name, jnp.asarray(value), expected, "what broadcasts to logits of one class")
-
-
 def _message(name, got, expected, meaning):
     return f"`{name}`: {meaning}: expected shape {expected}, got {got}"
 
 
+def axes_of_classes(axis: Axis) -> tuple[int, ...]:
+    """Return one axis, or several, as a tuple of Python integers."""
+    try:
+        return tuple(map(operator.index, axis if isinstance(axis, tuple) else (axis,)))
+    except TypeError as wrong:
+        raise TypeError(
+            f"`axis`: expected an integer, or a tuple of integers where several are allowed, got "
+            f"{axis!r}."
+        ) from wrong
+
+
 def normalize_axis(name: str, x: Array, axis: int) -> int:
     """Return an axis counted from the front, or say that the array has no such axis."""
+    try:
+        axis = operator.index(axis)
+    except TypeError as wrong:
+        raise TypeError(f"`axis`: expected one integer, got {axis!r}.") from wrong
     if not -x.ndim <= axis < x.ndim:
         raise AssertionError(
             f"`{name}`: expected an axis {axis}, got shape {x.shape} with {x.ndim} axes."
         )
     return axis % x.ndim
-
-
-def check_at_least(name: str, value: ArrayLike, bound: float, *, strict: bool = False) -> None:
-    """Raise `ValueError` if a hyper-parameter is known while tracing and lies below `bound`."""
-    if not is_concrete(value):
-        return
-    known = np.asarray(value)
-    if not np.all(known > bound if strict else known >= bound):
-        raise ValueError(f"`{name}`: expected {'>' if strict else '>='} {bound:g}, got {value}.")
-
-
-def check_within(name: str, value: ArrayLike, low: float, high: float) -> None:
-    """Raise `ValueError` if a hyper-parameter known while tracing lies outside [low, high]."""
-    if not is_concrete(value):
-        return
-    known = np.asarray(value)
-    if not np.all((low <= known) & (known <= high)):
-        raise ValueError(f"`{name}`: expected between {low:g} and {high:g}, got {value}.")
-
-
-def is_concrete(value: Any) -> bool:
-    """Say whether a value is known now, rather than a tracer of a JAX transformation."""
-    return not isinstance(value, jax.core.Tracer)
-
-
-def is_static(value: ArrayLike, default: float) -> bool:
-    """Say whether an option is the Python number `default`, so that its term can be left out."""
-    return isinstance(value, (int, float)) and value == default
-
-
-def class_counts_like(class_counts: ArrayLike, z: Array, classes: int) -> Array:
-    """Return class counts in the dtype of `z`: NaN for a negative one, an error if it is known."""
-    counts = cast_like(class_counts, z)
-    check_shape("class_counts", counts, (classes,), "a count for every class")
-    check_at_least("class_counts", class_counts, 0)
-    return jnp.where(counts >= 0, counts, jnp.nan)

@@ -18,7 +18,9 @@ from jsoftmax.core.numerics import expm1, log1p, neg_inf_to_zero
 @jax.custom_jvp
 def expm2(y: Array) -> Array:
     """Return `exp(y) - 1 - y`, accurate around 0, with the derivative exp(y) - 1."""
-    return y * y * phi2(y)
+    near = jnp.abs(y) < 1
+    small, large = jnp.where(near, y, 0), jnp.where(near, 1, y)
+    return jnp.where(near, small * small * phi2(small), expm1(large) - large)
 
 
 @expm2.defjvp
@@ -36,7 +38,7 @@ def phi2(y: Array) -> Array:
     series = jnp.ones_like(y)
     for k in range(terms, 2, -1):
         series = 1 + series * small / k
-    return jnp.where(near, series / 2, (expm1(large) - large) / (large * large))
+    return jnp.where(near, series / 2, (expm1(large) / large - 1) / large)
 
 
 def log1p_over(x: Array, y: Array, power: Array) -> Array:

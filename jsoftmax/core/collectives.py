@@ -5,6 +5,7 @@ class vectors, and labels are global: they count the classes of all devices. Axe
 one device with all classes.
 """
 
+import math
 from functools import partial
 from typing import Any
 
@@ -79,7 +80,9 @@ def packed_psum(tree: Any, axes: MeshAxes) -> Any:
     if axes is None:
         return tree
     leaves, structure = jax.tree.flatten(tree)
-    columns = [x.reshape(x.shape[0], -1).astype(leaves[0].dtype) for x in leaves]
+    columns = [
+        x.reshape(x.shape[0], math.prod(x.shape[1:])).astype(leaves[0].dtype) for x in leaves
+    ]
     packed = lax.psum(jnp.concatenate(columns, -1), axes)
     ends = np.cumsum([column.shape[1] for column in columns])
     parts = jnp.split(packed, ends[:-1].tolist(), -1)

@@ -1,21 +1,51 @@
-"""Compute dtypes, and 16-bit floats as bit patterns."""
+"""Compute dtypes, integers before JAX narrows them, and 16-bit floats as bit patterns."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
 
+def unnarrowed(x: ArrayLike) -> Any:
+    """Return an array with `ndim` and `dtype`: of numpy, if JAX would narrow its integers."""
+    if not isinstance(x, Array) and not hasattr(x, "__jax_array__"):
+        try:
+            known = np.asarray(x)
+        except jax.errors.TracerArrayConversionError:  # a list with tracers in it
+            return jnp.asarray(x)
+        if np.issubdtype(known.dtype, np.integer):
+            return known
+    return jnp.asarray(x)
+
+
 def to_compute_dtype(x: ArrayLike) -> Array:
     """Return `x` in its compute dtype: float32 or wider, the default float for integers."""
-    x = jnp.asarray(x)
+    x = unnarrowed(x)
     if jnp.issubdtype(x.dtype, jnp.integer):
-        return x.astype(float)
+        return jnp.asarray(x, float)
     return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
+def at_least_16_bits(x: Array) -> Array:
+    """Return `x`, in bfloat16, which holds all numbers of 8 bits, if it has these.
+
+    Some of their dtypes have no infinity, and none is one to compute in.
+    """
+    return x if x.dtype.itemsize > 1 else x.astype(jnp.bfloat16)
+
+
 def cast_like(value: ArrayLike, x: Array) -> Array:
-    """Return a hyper-parameter cast to the dtype of `x`, as strict dtype promotion requires."""
-    return jnp.asarray(value).astype(x.dtype)
+    """Return a hyper-parameter or a result cast to the dtype of `x`; strict promotion wants that.
+
+    What a dtype without infinity can not hold becomes the largest that it can.
+    """
+    if x.dtype.itemsize == 1 and np.isnan(np.asarray(np.inf, x.dtype).astype(np.float32)):
+        largest = float(jnp.finfo(x.dtype).max)
+        value = jnp.clip(jnp.asarray(value), -largest, largest)
+    return jnp.asarray(value, x.dtype)
 
 
 def bits(x: Array) -> Array:

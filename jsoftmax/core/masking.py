@@ -9,16 +9,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import (
-    check_at_least,
-    check_broadcasts,
-    check_per_example,
-    is_static,
-    normalize_axis,
-)
-from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.core.arguments import Axis, axes_of_classes, check_broadcasts, normalize_axis
+from jsoftmax.core.dtypes import at_least_16_bits, cast_like, to_compute_dtype
+from jsoftmax.core.numbers import at_least, by_example, is_static
 
-ArrayAxis = int | tuple[int, ...]
+ArrayAxis = Axis
 
 
 def class_mask(where: ArrayLike, target_shape: tuple[int, ...]) -> Array:
@@ -36,7 +31,9 @@ def class_mask(where: ArrayLike, target_shape: tuple[int, ...]) -> Array:
 
 def mask_classes(logits: Array, where: ArrayLike | None) -> Array:
     """Return `logits` with -inf where the class mask `where` is False; unchanged if it is None."""
-    return logits if where is None else jnp.where(class_mask(where, logits.shape), logits, -jnp.inf)
+    if where is None:
+        return logits
+    return jnp.where(class_mask(where, logits.shape), at_least_16_bits(logits), -jnp.inf)
 
 
 def masked_logits(logits: Array, axis: ArrayAxis, where: ArrayLike | None) -> Array:
@@ -45,9 +42,9 @@ def masked_logits(logits: Array, axis: ArrayAxis, where: ArrayLike | None) -> Ar
 
 
 def _masked(logits, axis, where):
-    for one in (axis,) if isinstance(axis, int) else axis:
+    for one in axes_of_classes(axis):
         normalize_axis("logits", logits, one)
-    return mask_classes(logits, where)
+    return mask_classes(at_least_16_bits(logits), where)
 
 
 def centred(
@@ -63,33 +60,38 @@ def centred(
     # Found before the conversion, which XLA would make twice.
     top = lax.stop_gradient(jnp.max(z, axis, keepdims=True, initial=-jnp.inf))
     z, top = to_compute_dtype(z), to_compute_dtype(top)
-    return relative(z, top, temperature), top
+    return relative(z, top, temperature, axis), top
 
 
-def relative(z: Array, reference: Array, temperature: ArrayLike) -> Array:
+def relative(z: Array, reference: Array, temperature: ArrayLike, axis: ArrayAxis) -> Array:
     """Return `(z - reference) / T`, -inf where z is -inf; `reference` has the class axis kept."""
     # If all are masked, it is -inf. A maximum stays in one loop with what is around it on a CPU,
     # where a select would not.
     d = z - jnp.maximum(reference, jnp.finfo(z.dtype).min)
     if is_static(temperature, 1):
         return d
-    check_at_least("temperature", temperature, 0, strict=True)
-    check_per_example("temperature", temperature, reference.shape)
+    temperature = at_least("temperature", temperature, 0, strict=True)
+    temperature = by_example("temperature", temperature, z.shape, axis)
     on = d != -jnp.inf  # the derivative of -inf / T is NaN
     return jnp.where(on, jnp.where(on, d, 0) / cast_like(temperature, d), -jnp.inf)
 
 
 def classes_last(x: Array, axis: ArrayAxis) -> Array:
     """Return `x` with the class axes moved last and merged into one."""
-    axes = (axis,) if isinstance(axis, int) else axis
+    axes = axes_of_classes(axis)
     last = jnp.moveaxis(x, axes, range(-len(axes), 0))
     lead = last.ndim - len(axes)
     return last.reshape(*last.shape[:lead], math.prod(last.shape[lead:]))  # -1 fails for no rows
 
 
+def as_rows(x: Array) -> Array:
+    """Return `[..., n]` as `[rows, n]`; for no rows, or n = 0, a -1 would fail in their place."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
 def classes_back(rows: Array, shape: tuple[int, ...], axis: ArrayAxis) -> Array:
     """Undo `classes_last` for an array that had the given shape."""
-    axes = (axis,) if isinstance(axis, int) else axis
+    axes = axes_of_classes(axis)
     sizes = [shape[one] for one in axes]
     return jnp.moveaxis(rows.reshape(*rows.shape[:-1], *sizes), range(-len(axes), 0), axes)
 

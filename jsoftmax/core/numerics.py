@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsoftmax.core.dtypes import to_compute_dtype
-
 
 def neg_inf_to_zero(x: Array) -> Array:
     """Replace -inf by 0, so that subtracting the result from -inf does not give NaN."""
@@ -109,9 +107,3 @@ def log_or_neg_inf(x: Array) -> Array:
 def safe_sqrt(p: Array) -> Array:
     """Return the square root of p >= 0, with derivative 0 at 0."""
     return jnp.where(p <= 0, 0, jnp.sqrt(jnp.where(p <= 0, 1, p)))
-
-
-def norm(x: Array) -> Array:
-    """Return the Euclidean norm over the last axis, with gradient 0 where it is 0."""
-    square = jnp.sum(jnp.square(to_compute_dtype(x)), -1)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

@@ -5,7 +5,7 @@ blockwise/types.py. What an example of weight 0 holds, be it NaN, must not reach
 neutralised here.
 """
 
-from dataclasses import replace
+import dataclasses
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,19 +16,20 @@ from jax.lax import PrecisionLike
 
 from jsoftmax.blockwise.block_sizes import block_sizes
 from jsoftmax.blockwise.machine import Machine, machine_for
-from jsoftmax.blockwise.scores import kept_norm, sound_vectors
+from jsoftmax.blockwise.scores import kept_norm, sound_vectors, without_length
 from jsoftmax.blockwise.types import Examples, Head, Plan
 from jsoftmax.checks import check_values
 from jsoftmax.core.arguments import (
     as_logits,
-    check_at_least,
+    check_integers,
     check_shape,
-    integer_labels,
+    labels_and_ignored,
     normalize_axis,
 )
 from jsoftmax.core.collectives import check_bound_axis, gather_per_class, num_global, psum
-from jsoftmax.core.dtypes import cast_like, sum_dtype
-from jsoftmax.core.masking import class_mask
+from jsoftmax.core.dtypes import at_least_16_bits, cast_like, sum_dtype
+from jsoftmax.core.masking import as_rows, class_mask
+from jsoftmax.core.numbers import at_least, one_number
 from jsoftmax.margins.angular import AngularMargin
 from jsoftmax.margins.partition import combine, partition
 from jsoftmax.margins.per_example import PerExample, by_example
@@ -43,7 +44,8 @@ class Padding(NamedTuple):
 
 def checked_head(features, weight, *, bias, softcap, margin, where=None) -> tuple[Array, Head]:
     """Check what all linear functions have in common; bias and softcap become float32 or wider."""
-    features, weight = as_logits(features, "features"), as_logits(weight, "weight")
+    features = at_least_16_bits(as_logits(features, "features"))
+    weight = at_least_16_bits(as_logits(weight, "weight"))
     normalize_axis("features", features, -1)
     check_shape("weight", weight, weight.shape[:1] + features.shape[-1:], "classes by features")
     classes = weight.shape[:1]
@@ -54,7 +56,7 @@ def checked_head(features, weight, *, bias, softcap, margin, where=None) -> tupl
         bias = cast_like(bias, wide)
         check_shape("bias", bias, classes, "a number for every class")
     if softcap is not None:
-        check_at_least("softcap", softcap, 0, strict=True)
+        softcap = at_least("softcap", one_number("softcap", softcap), 0, strict=True)
         softcap = cast_like(softcap, wide)
     sound = None
     if isinstance(where, Padding):
@@ -65,13 +67,20 @@ def checked_head(features, weight, *, bias, softcap, margin, where=None) -> tupl
         sound = where
         bias = bias if bias is None else jnp.where(where, bias, 0)  # masked, it may be NaN
     check_margin(margin, features.shape[:-1], weight.shape[0])
-    return features, Head(weight, bias, where, sound, softcap, margin=margin)
+    head = Head(weight, bias, where, sound, softcap, margin=margin)
+    return without_length(features, margin), head
 
 
 def check_margin(margin: AngularMargin | None, examples: tuple[int, ...], classes: int) -> None:
     """Check the shapes of a margin's numbers: one, by example, or (not the scale) by class."""
     if margin is None:
         return
+    if not dataclasses.is_dataclass(margin) or isinstance(margin, type):
+        name = getattr(margin, "__name__", type(margin).__name__)
+        raise TypeError(
+            f"`margin`: expected a margin such as arcface(), got {name}. A function that makes "
+            "margins has to be called."
+        )
     for name in ("m1", "m2", "m3", "anneal", "scale"):
         number = getattr(margin, name)
         if isinstance(number, PerExample):
@@ -80,7 +89,7 @@ def check_margin(margin: AngularMargin | None, examples: tuple[int, ...], classe
         elif name == "scale":
             meaning = "one number (by example, write PerExample(values))"
             check_shape("margin.scale", jnp.asarray(number), (), meaning)
-        elif jnp.ndim(number):
+        elif jnp.asarray(number).ndim:
             meaning = "a number for every class (by example, write PerExample(values))"
             check_shape(f"margin.{name}", jnp.asarray(number), (classes,), meaning)
 
@@ -111,22 +120,23 @@ def checked_examples(
     """
     check_bound_axis("class_axis", class_axis)
     shape = features.shape[:-1]
-    features = features.reshape(-1, features.shape[-1])
+    features = as_rows(features)
     probs, ignored = None, False
     if isinstance(labels, SparseLabels):
         labels, probs = check_sparse_labels(labels, shape)
         for name, option in (("margin", head.margin), ("ignore_index", ignore_index)):
             if option is not None:
                 raise ValueError(f"`{name}`: expected integer labels with it, got SparseLabels.")
-        labels, probs = (x.reshape(-1, x.shape[-1]) for x in (labels, probs))
+        labels, probs = as_rows(labels), as_rows(probs)
     else:
-        labels = integer_labels(
-            labels, "integers or SparseLabels", "cross_entropy on linear_logits"
-        )
+        labels, ignored = labels_and_ignored(labels, ignore_index)
+        check_integers(labels, "integers or SparseLabels", "cross_entropy on linear_logits")
         check_shape("labels", labels, shape, "an integer class for every example")
         labels = labels.reshape(-1)
-        if ignore_index is not None:
-            ignored = labels == ignore_index
+        if ignored is None:
+            ignored = False
+        else:
+            ignored = ignored.reshape(-1)
             labels = jnp.where(ignored, 0, labels)
             features = jnp.where(ignored[:, None], 0, features)
     check_values(None, labels, num_global(head.weight.shape[0], class_axis))
@@ -215,7 +225,7 @@ def make_plan(
     margin, scale = jax.tree.map(at_labels, parts.per_class), None
     if margin is not None:
         of_rows = by_example(parts.per_example)
-        margin, scale = combine(margin, replace(of_rows, scale=None)), of_rows.scale
+        margin, scale = combine(margin, dataclasses.replace(of_rows, scale=None)), of_rows.scale
     examples = examples._replace(
         kept_norm=of_label,
         bias=None if head.bias is None else at_labels(head.bias),

@@ -81,7 +81,9 @@ def linear_logits(
         weight_inverse_norm(weight, margin),
     )
     if labels is not None:
-        labels = integer_labels(labels)
+        labels = integer_labels(
+            labels, instead="cross_entropy on the logits without labels: a margin is for one class"
+        )
         check_shape("labels", labels, features.shape[:-1], "an integer class for every example")
         if margin is not None:
             kept = kept_norm(features, weight, labels, margin)

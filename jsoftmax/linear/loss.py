@@ -41,7 +41,7 @@ from jsoftmax.losses.of_stats import nll
 from jsoftmax.losses.protocol import takes_class_weight
 from jsoftmax.margins.angular import AngularMargin
 from jsoftmax.margins.partition import combine, partition
-from jsoftmax.stats.labels import SparseLabels
+from jsoftmax.stats.labels import SparseLabels, with_indices
 from jsoftmax.stats.logit_stats import LogitStats, absolute
 
 
@@ -147,6 +147,7 @@ def linear_loss(
     check_bound_axis("batch_axis", batch_axis)
     both, batch_axis = split_shared_axes(batch_axis, class_axis)
     if both is not None:
+        labels = with_indices(labels)
         features, *of_examples = _gather(features, labels, sample_weight, margin, axes=both)
         labels, sample_weight, margin = of_examples
 

@@ -15,7 +15,7 @@ from jax.lax import PrecisionLike
 from jax.typing import ArrayLike
 
 from jsoftmax.blockwise.held_rows import largest_k, over_rows, rows_held
-from jsoftmax.core.arguments import check_shape, check_within, is_static
+from jsoftmax.core.arguments import check_shape
 from jsoftmax.core.collectives import (
     MeshAxes,
     check_bound_axis,
@@ -24,9 +24,11 @@ from jsoftmax.core.collectives import (
     to_global_labels,
 )
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.core.masking import as_rows
+from jsoftmax.core.numbers import is_static, like_examples, within
 from jsoftmax.core.numerics import log_or_neg_inf, neg_inf_to_zero, softplus
 from jsoftmax.linear.arguments import checked_head, checked_precision, unflatten
-from jsoftmax.linear.top_k import check_k, temperature_by_row
+from jsoftmax.linear.top_k import checked_k, temperature_by_row
 
 _CHUNK = 1024  # classes that share a key, part of what a sample is
 _DEPTH = 128.0  # how far below the largest logit a class can matter to a nucleus
@@ -93,9 +95,9 @@ def linear_sample(
     )
     check_bound_axis("class_axis", class_axis)
     if top_k is not None:
-        check_k(top_k, num_global(head.weight.shape[0], class_axis))
+        top_k = checked_k(top_k, num_global(head.weight.shape[0], class_axis), "top_k")
     shape = features.shape[:-1]
-    rows = features.reshape(-1, features.shape[-1])
+    rows = as_rows(features)
     by_row = temperature_by_row(temperature, features, head)
     shares = _share("top_p", top_p, shape), _share("min_p", min_p, shape)
     size = rows_held(rows.shape[0], head.weight.shape[0])
@@ -113,10 +115,8 @@ def _share(name, value, shape):
     """Return a share of the probability by row, or None."""
     if value is None or is_static(value, 1 if name == "top_p" else 0):
         return None
-    check_within(name, value, 0, 1)
-    value = to_compute_dtype(value)
-    if value.ndim:
-        check_shape(name, value, shape, "a number, or one for every example")
+    value = to_compute_dtype(within(name, value, 0, 1))
+    value = like_examples(name, value, jnp.zeros(shape, value.dtype))
     return lax.stop_gradient(jnp.broadcast_to(value, shape).reshape(-1))
 
 

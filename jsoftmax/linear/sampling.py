@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import as_labels, check_at_least, is_distribution
+from jsoftmax.core.arguments import integer_labels
 from jsoftmax.core.collectives import (
     NO_CLASS,
     MeshAxes,
@@ -19,6 +19,7 @@ from jsoftmax.core.collectives import (
     split_shared_axes,
     to_local_labels,
 )
+from jsoftmax.core.numbers import static_count
 
 
 class ClassSample(NamedTuple):
@@ -106,10 +107,9 @@ def sample_classes(
     """
     check_bound_axis("class_axis", class_axis)
     check_bound_axis("batch_axis", batch_axis)
-    labels = as_labels(labels)
-    if is_distribution(labels):
-        raise TypeError(f"`labels`: expected integers, got dtype {labels.dtype}.")
-    check_at_least("num_sampled", num_sampled, 1)
+    labels = integer_labels(labels)
+    num_classes = static_count("num_classes", num_classes, 1)
+    num_sampled = static_count("num_sampled", num_sampled, 1)
     if num_sampled > num_classes:
         raise ValueError(
             f"`num_sampled`: expected at most num_classes = {num_classes}, got {num_sampled}."

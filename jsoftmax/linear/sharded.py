@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
 from jsoftmax.checks import check_values
-from jsoftmax.core.arguments import as_labels, check_shape, normalize_axis
+from jsoftmax.core.arguments import check_shape, labels_and_ignored, normalize_axis
 from jsoftmax.core.collectives import NO_CLASS, MeshAxes, axes_of
 from jsoftmax.core.dtypes import to_compute_dtype
 from jsoftmax.linear.arguments import Padding, checked_precision
@@ -23,7 +23,7 @@ from jsoftmax.linear.traced_loss import loss_key
 from jsoftmax.losses.of_stats import nll
 from jsoftmax.margins.angular import AngularMargin
 from jsoftmax.margins.partition import combine, partition
-from jsoftmax.stats.labels import SparseLabels
+from jsoftmax.stats.labels import SparseLabels, with_indices
 from jsoftmax.stats.logit_stats import LogitStats
 
 
@@ -136,24 +136,20 @@ def sharded_linear_loss(
         normalize_axis("features", features, -2)
         chosen["precision"] = checked_precision(chosen.get("precision"))
         examples, num_rows = features.shape[0], weight.shape[0]
-        num_examples, num_rows = (
-            examples + -examples % row_devices,
-            num_rows + -num_rows % class_devices,
-        )
-        rows = {"features": features, "labels": labels}
+        num_examples = row_devices * max(-(-examples // row_devices), 1)  # none has no block
+        num_rows += -num_rows % class_devices
+        rows = {"features": features, "labels": _indices(labels, chosen)}
         rows |= _pop(chosen, ("sample_weight",))
         classes = {"weight": weight} | _pop(chosen, ("bias", "where", "class_weight"))
         margin = partition(chosen.pop("margin", None))
         classes["margin"], rows["margin"] = margin.per_class, margin.per_example
         scalars = {"margin": margin.scalars} | _pop(chosen, ("softcap",))
-        if not isinstance(chosen.get("ignore_index"), int):
-            scalars |= _pop(chosen, ("ignore_index",))
         _check_classes(num_classes, classes)
         if num_rows > num_classes:
             real, where = jnp.arange(num_rows) < num_classes, classes.get("where")
             classes["where"] = Padding(real) if where is None else _filled(where, num_rows) & real
-            ignored = scalars.get("ignore_index", chosen.get("ignore_index"))
-            rows["labels"] = _out_of_range(labels, num_classes, ignored)
+            ignored = chosen.get("ignore_index")
+            rows["labels"] = _out_of_range(rows["labels"], num_classes, ignored)
         _check_rows(rows)
         if num_examples > examples and "sample_weight" not in rows:
             rows["sample_weight"] = jnp.ones(features.shape[:-1], to_compute_dtype(features).dtype)
@@ -172,6 +168,19 @@ def sharded_linear_loss(
         return jax.tree.map(lambda x: _placed(x, on, scalar)[:examples] if x.ndim else x, out)
 
     return function
+
+
+def _indices(labels, options):
+    """Return labels in a dtype that holds any class; those to ignore become the static -1."""
+    index = options.get("ignore_index")
+    if index is not None:
+        options["ignore_index"] = -1
+    if isinstance(labels, SparseLabels):
+        return with_indices(labels)
+    labels, ignored = labels_and_ignored(labels, index)
+    if ignored is None:
+        return labels
+    return jnp.where(ignored, -1, jnp.where(labels < 0, NO_CLASS, labels))
 
 
 def _pop(options, names):
@@ -245,5 +254,5 @@ def _out_of_range(labels, num_classes, ignore_index):
         return jnp.where((indices >= num_classes) & ~jnp.asarray(ignored), NO_CLASS, indices)
 
     if isinstance(labels, SparseLabels):
-        return labels._replace(indices=mapped(as_labels(labels.indices)))
-    return mapped(as_labels(labels))
+        return labels._replace(indices=mapped(labels.indices))
+    return mapped(labels)

@@ -1,6 +1,5 @@
 """The classes with the largest logits of a linear head, without materialising the logits."""
 
-import operator
 from functools import partial
 
 import jax
@@ -11,9 +10,10 @@ from jax.typing import ArrayLike
 
 from jsoftmax.blockwise.held_rows import largest_k, over_rows, rows_held
 from jsoftmax.blockwise.types import Head
-from jsoftmax.core.arguments import check_at_least, check_shape, is_static
 from jsoftmax.core.collectives import MeshAxes, check_bound_axis, num_global
 from jsoftmax.core.dtypes import sum_dtype
+from jsoftmax.core.masking import as_rows
+from jsoftmax.core.numbers import at_least, is_static, like_examples, static_count
 from jsoftmax.linear.arguments import checked_head, checked_precision, unflatten
 from jsoftmax.margins.angular import AngularMargin
 
@@ -68,8 +68,8 @@ def linear_top_k(
         features, weight, bias=bias, softcap=softcap, margin=margin, where=where
     )
     check_bound_axis("class_axis", class_axis)
-    check_k(k, num_global(head.weight.shape[0], class_axis))
-    given = features.reshape(-1, features.shape[-1]), head
+    k = checked_k(k, num_global(head.weight.shape[0], class_axis))
+    given = as_rows(features), head
     by_row = temperature_by_row(temperature, features, head)
     size = rows_held(given[0].shape[0], head.weight.shape[0])
     found = _search(k, class_axis, size, checked_precision(precision), *given, by_row)
@@ -81,19 +81,19 @@ def _search(k, class_axis, *given):
     return over_rows(lambda z: largest_k(z, k, class_axis), *given)
 
 
-def check_k(k: int, classes: int) -> None:
-    """Raise unless k is an integer from 1 to the number of classes."""
-    if operator.index(k) not in range(1, classes + 1):
-        raise ValueError(f"`k`: expected an integer from 1 to {classes}, the classes, got {k}.")
+def checked_k(k: int, classes: int, name: str = "k") -> int:
+    """Return k as a Python integer, from 1 to the number of classes."""
+    k = static_count(name, k, 1)
+    if k > classes:
+        raise ValueError(f"`{name}`: expected at most {classes}, the classes, got {k}.")
+    return k
 
 
 def temperature_by_row(temperature: ArrayLike, features: Array, head: Head) -> Array | None:
     """Return a temperature for each of the flattened examples, or None if it is statically 1."""
     if is_static(temperature, 1):
         return None
-    check_at_least("temperature", temperature, 0, strict=True)
-    temperature = jnp.asarray(temperature, sum_dtype(features, head.weight))
-    shape = features.shape[:-1]
-    if temperature.ndim:
-        check_shape("temperature", temperature, shape, "a number, or one for every example")
-    return jnp.broadcast_to(temperature, shape).reshape(-1)
+    temperature = at_least("temperature", temperature, 0, strict=True)
+    examples = jnp.zeros(features.shape[:-1], sum_dtype(features, head.weight))
+    temperature = like_examples("temperature", temperature, examples)
+    return jnp.broadcast_to(temperature, examples.shape).reshape(-1)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import check_within
 from jsoftmax.core.masking import centred
+from jsoftmax.core.numbers import within
 from jsoftmax.losses.inputs import loss_inputs, per_example
 from jsoftmax.losses.reduction import Reduction
 from jsoftmax.losses.tsallis import divergence
@@ -39,8 +39,7 @@ def bi_tempered_loss(
       t1: in [0, 1]. Below 1 the loss is at most 1 / (1 - t1), which limits the influence of wrong
         labels far from the boundary.
       t2: usually above 1, for heavy tails: a wrong label near the boundary counts for less. Both
-        are scalars, or arrays that broadcast against `logits` with the class axis of size 1; they
-        may be traced and have gradients, also at 1.
+        are scalars or go by example; they may be traced and have gradients, also at 1.
       axis, where, ignore_index, sample_weight, reduction: as in `cross_entropy`.
 
     Returns:
@@ -54,13 +53,12 @@ def bi_tempered_loss(
       >>> js.bi_tempered_loss(z, jnp.array([0, 0]), t1=0.8, t2=1.2)
       Array([3.211 , 4.7368], dtype=float32)
     """
-    check_within("t1", t1, 0, 1)
     aligned = loss_inputs(logits, labels, axis, where, ignore_index, sample_weight)
     z, q = aligned.whole()
     d, top = centred(z, -1, aligned.where)
     alpha1, alpha2 = (
         2 - broadcast_alpha(per_example(name, t, z, axis), top)
-        for name, t in (("t1", t1), ("t2", t2))
+        for name, t in (("t1", within("t1", t1, 0, 1)), ("t2", t2))
     )
     # The checkpoint saves log p and q, not the dozen intermediate arrays of the divergence.
     log_p = log_entmax(d, alpha2)

@@ -6,11 +6,18 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import check_shape, check_within, is_distribution, is_static
+from jsoftmax.core.arguments import check_shape, is_distribution
 from jsoftmax.core.collectives import gather_per_class
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.core.numbers import is_static, within
 from jsoftmax.core.numerics import multiply_no_nan
-from jsoftmax.losses.inputs import LossInputs, loss_inputs, temperature_by_example
+from jsoftmax.losses.inputs import (
+    LossInputs,
+    loss_inputs,
+    per_example,
+    per_stats,
+    temperature_by_example,
+)
 from jsoftmax.losses.of_stats import nll
 from jsoftmax.losses.protocol import on_centred
 from jsoftmax.losses.reduction import Reduction
@@ -57,7 +64,10 @@ def cross_entropy(
       reduction: None for one value per example; "sum"; or "mean", which divides by the sum of the
         weights that count: `sample_weight`, times `class_weight[label]` if labels are integers, and
         0 where ignored. Without weight it is 0.
-      temperature: T > 0, a scalar or an array that broadcasts against `logits`.
+      temperature: T > 0, a scalar or by example.
+
+    A number that goes by example, here and in the other losses, is an array in the shape of the
+    examples, `[...]`, or in the rank of `logits` with size 1 on the class axis.
 
     Returns:
       `[...]`, or a scalar; float32 or wider. +inf if the label's class is masked; NaN, with a NaN
@@ -81,7 +91,7 @@ def cross_entropy(
         logits, labels, axis, where, ignore_index, sample_weight, class_weight=at_label
     )
     by_example = temperature_by_example(temperature, inputs.logits, axis)
-    options = {"label_smoothing": label_smoothing, "z_loss": z_loss}
+    options = {"label_smoothing": label_smoothing, "z_loss": z_loss, "axis": axis}
     if class_weight is None or at_label is not None:
         return inputs.reduced(cross_entropies(inputs, by_example, **options), reduction)
     weights = cast_like(class_weight, to_compute_dtype(inputs.logits))
@@ -98,23 +108,29 @@ def cross_entropies(
     label_smoothing: ArrayLike = 0.0,
     z_loss: ArrayLike = 0.0,
     class_weight: Array | None = None,
+    axis: int = -1,
 ) -> Array:
     """Return the loss of each example `[...]`, with class weights on the terms of its label."""
     smoothed = not is_static(label_smoothing, 0)
     if smoothed and class_weight is not None:
-        q = _smoothed(inputs, label_smoothing)
+        q = _smoothed(inputs, label_smoothing, axis)
         inputs, label_smoothing, smoothed = inputs._replace(labels=q, probs=None), 0.0, False
     fields = ("mean",) if smoothed else ()
-    loss_of = on_centred(partial(nll, label_smoothing=label_smoothing, z_loss=z_loss))
+
+    def loss_of(stats, shift):
+        given = {"label_smoothing": label_smoothing, "z_loss": z_loss}
+        numbers = per_stats(given, inputs.logits, axis, stats.target)
+        return on_centred(partial(nll, **numbers))(stats, shift), numbers
+
     if is_distribution(inputs.labels):
         q = to_compute_dtype(inputs.labels)
         q = q if class_weight is None else q * cast_like(class_weight, q)
         rows = Rows(inputs.logits, q, inputs.where, temperature)
         stats, shift, total, distance = soft_stats(rows, fields)
-        of_top = loss_of(stats, shift)
-        unsmoothed = 1 - cast_like(label_smoothing, of_top)
+        of_top, numbers = loss_of(stats, shift)
+        unsmoothed = 1 - cast_like(numbers["label_smoothing"], of_top)
         return multiply_no_nan(total, of_top) + unsmoothed * distance
-    losses = loss_of(*inputs.stats(fields, temperature))
+    losses, _ = loss_of(*inputs.stats(fields, temperature))
     if class_weight is not None:
         losses = multiply_no_nan(gather_per_class(class_weight, inputs.labels, None), losses)
     if inputs.probs is None:
@@ -122,11 +138,12 @@ def cross_entropies(
     return jnp.sum(multiply_no_nan(cast_like(inputs.probs, losses), losses), -1)
 
 
-def _smoothed(inputs, label_smoothing):
+def _smoothed(inputs, label_smoothing, axis):
     """Return the labels as a distribution, of which every unmasked class has an equal part."""
-    check_within("label_smoothing", label_smoothing, 0, 1)
+    part = within("label_smoothing", label_smoothing, 0, 1)
+    part = per_example("label_smoothing", part, inputs.logits, axis)
     _, q = inputs.whole()
     on = jnp.ones_like(q) if inputs.where is None else inputs.where.astype(q.dtype)
     share = on / jnp.maximum(jnp.sum(on, -1, keepdims=True), 1)
-    part = cast_like(label_smoothing, q)
+    part = cast_like(part, q)
     return (1 - part) * q + part * share * jnp.sum(q, -1, keepdims=True)

@@ -10,10 +10,17 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import as_logits, check_shape, is_distribution, normalize_axis
+from jsoftmax.core.arguments import (
+    as_logits,
+    check_shape,
+    check_some_class,
+    is_distribution,
+    normalize_axis,
+)
 from jsoftmax.core.box_cox import expm2
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.masking import centred
+from jsoftmax.core.numbers import at_least, by_example
 from jsoftmax.core.numerics import expm1, multiply_no_nan, sigmoid
 from jsoftmax.losses.inputs import from_top, loss_inputs
 from jsoftmax.losses.of_stats import nll
@@ -169,8 +176,8 @@ def distillation_loss(
       axis: the class axis.
       where: booleans that broadcast against the logits; False masks a class in both.
       sample_weight, reduction: as in `cross_entropy`.
-      temperature: T > 0, a scalar, or an array that broadcasts against the logits with the class
-        axis of size 1; may be traced. The factor T² keeps the gradients at about the same size.
+      temperature: T > 0, a scalar or by example; may be traced. The factor T² keeps the gradients
+        at about the same size.
 
     Returns:
       `[...]`, float32 or wider, never below 0, and accurate where the two agree; +inf if a class
@@ -188,8 +195,10 @@ def distillation_loss(
     z = as_logits(student_logits, "student_logits")
     t = as_logits(teacher_logits, "teacher_logits")
     check_shape("teacher_logits", t, z.shape, "one logit for every one of the student")
-
     axis = normalize_axis("student_logits", z, axis)
+    check_some_class("student_logits", z, axis)
+    temperature = at_least("temperature", temperature, 0, strict=True)
+    temperature = by_example("temperature", temperature, z.shape, axis)
     (z, t), weights = weighed(sample_weight, z, t, axis=axis)
 
     @jax.checkpoint

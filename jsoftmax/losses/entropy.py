@@ -5,12 +5,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import as_logits, normalize_axis
+from jsoftmax.core.arguments import as_logits, check_some_class, normalize_axis
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.masking import centred, mask_classes
 from jsoftmax.core.numerics import multiply_no_nan, neg_inf_to_zero
 from jsoftmax.losses.cross_entropy import cross_entropies
-from jsoftmax.losses.inputs import loss_inputs
+from jsoftmax.losses.inputs import loss_inputs, per_stats
 from jsoftmax.losses.reduction import Reduction, reduce_losses, weighed
 from jsoftmax.maps.softmax import softmax_tangent
 from jsoftmax.stats.dense import class_stats
@@ -46,7 +46,9 @@ def entropy(
       Array([0.6931, 0.    ], dtype=float32)
     """
     logits = as_logits(logits)
-    z = jnp.moveaxis(mask_classes(logits, where), normalize_axis("logits", logits, axis), -1)
+    axis = normalize_axis("logits", logits, axis)
+    check_some_class("logits", logits, axis)
+    z = jnp.moveaxis(mask_classes(logits, where), axis, -1)
     (z,), weights = weighed(sample_weight, z)
     found = jax.checkpoint(lambda z: _entropy(centred(z, -1, None)[0]))(z)
     return reduce_losses(found, weights, reduction)
@@ -103,7 +105,8 @@ def confidence_penalty_loss(
         z = to_compute_dtype(as_logits(logits))  # the sum of two 16-bit gradients is rounded once
         inputs = loss_inputs(z, labels, axis, where, ignore_index, sample_weight)
         loss = cross_entropies(inputs)
-        penalty = cast_like(beta, loss) * entropy(inputs.logits, where=inputs.where)
+        weight = per_stats({"beta": beta}, inputs.logits, axis, loss)["beta"]
+        penalty = cast_like(weight, loss) * entropy(inputs.logits, where=inputs.where)
         return inputs.reduced(loss - penalty, reduction)
 
     return penalised(logits)

@@ -15,9 +15,9 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import check_at_least
 from jsoftmax.core.box_cox import box_cox
 from jsoftmax.core.masking import centred
+from jsoftmax.core.numbers import at_least
 from jsoftmax.core.numerics import change, multiply_no_nan, safe_sqrt
 from jsoftmax.losses.inputs import loss_inputs, per_example
 from jsoftmax.losses.reduction import Reduction
@@ -118,8 +118,7 @@ def entmax_loss(
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
       labels: integers `[...]`, a distribution or `SparseLabels`, as in `sparsemax_loss`.
       axis, where, ignore_index, sample_weight, reduction: as in `sparsemax_loss`.
-      alpha: α > 0, a scalar, or an array that broadcasts against `logits` with the class axis of
-        size 1; may be traced and has a gradient.
+      alpha: α > 0, a scalar or by example; may be traced and has a gradient.
 
     Returns:
       `[...]`, float32 or wider, never below 0; +inf and NaN as in `cross_entropy`.
@@ -136,7 +135,7 @@ def entmax_loss(
 
 
 def _entmax_loss(alpha, reduction, logits, labels, axis, *options):
-    check_at_least("alpha", alpha, 0, strict=True)
+    alpha = at_least("alpha", alpha, 0, strict=True)
     aligned = loss_inputs(logits, labels, axis, *options)
     z, q = aligned.whole()
     d, top = centred(z, -1, aligned.where)

@@ -3,7 +3,7 @@
 The classes come last, and examples that are left out are neutralised.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,18 +12,16 @@ from jax.typing import ArrayLike
 
 from jsoftmax.checks import check_values
 from jsoftmax.core.arguments import (
-    as_labels,
     as_logits,
-    check_at_least,
-    check_broadcasts,
     check_shape,
     is_distribution,
-    is_static,
+    labels_and_ignored,
     normalize_axis,
 )
 from jsoftmax.core.collectives import gather_per_class
-from jsoftmax.core.dtypes import cast_like, to_compute_dtype
-from jsoftmax.core.masking import class_mask, mask_classes
+from jsoftmax.core.dtypes import at_least_16_bits, cast_like, to_compute_dtype
+from jsoftmax.core.masking import as_rows, class_mask, mask_classes
+from jsoftmax.core.numbers import at_least, by_example, is_static
 from jsoftmax.core.numerics import neg_inf_to_zero
 from jsoftmax.losses.reduction import Reduction, are_finite, example_weights, reduce_losses
 from jsoftmax.stats.dense import centred_stats
@@ -89,9 +87,9 @@ class LossInputs(NamedTuple):
             q = cast_like(is_label(z, self.labels), z)
         else:
             kept = jnp.where(valid, self.labels, 0)
-            lists = [x.reshape(-1, x.shape[-1]) for x in (kept, cast_like(self.probs, z))]
-            none = jnp.zeros((lists[0].shape[0], classes), z.dtype)
-            q = add_at_labels(none, *lists).reshape(z.shape)
+            none = jnp.zeros_like(as_rows(z))
+            q = add_at_labels(none, as_rows(kept), as_rows(cast_like(self.probs, z)))
+            q = q.reshape(z.shape)
             valid = jnp.all(valid, -1)
         bad = jnp.where(valid, 0, cast_like(jnp.nan, z))[..., None]
         return z + bad, q + bad
@@ -113,7 +111,7 @@ def loss_inputs(
     These get logits and label 0 before anything is computed from them, so that NaN or inf in them
     can not reach a gradient. `class_weight` is taken at labels that are integers.
     """
-    logits = as_logits(logits)
+    logits = at_least_16_bits(as_logits(logits))
     axis = normalize_axis("logits", logits, axis)
     if where is not None:
         where = class_mask(where, logits.shape)
@@ -121,12 +119,15 @@ def loss_inputs(
             where.reshape((1,) * (logits.ndim - where.ndim) + where.shape), axis, -1
         )
         where = jnp.broadcast_to(where, (*where.shape[:-1], logits.shape[axis]))
-    probs, left_out = None, None
+    probs, left_out, sparse = None, None, isinstance(labels, SparseLabels)
     examples = logits.shape[:axis] + logits.shape[axis + 1 :]
-    if isinstance(labels, SparseLabels):
+    if sparse:
         labels, probs = check_sparse_labels(labels, examples)
+        if not labels.shape[-1]:  # no class at all, and so no loss
+            labels, probs = jnp.zeros(examples, labels.dtype), None
+            left_out = jnp.ones(examples, bool)
     else:
-        labels = as_labels(labels)
+        labels, left_out = labels_and_ignored(labels, ignore_index, name)
     soft = is_distribution(labels)
     if soft and labels.ndim == logits.ndim:
         labels = jnp.moveaxis(labels, axis, -1)
@@ -140,13 +141,12 @@ def loss_inputs(
         check_shape("class_weight", of_label, logits.shape[-1:], "a weight for every class")
         of_label = gather_per_class(of_label, labels, None)
         weights = of_label if weights is None else weights * of_label
-    if ignore_index is not None:
-        if soft or probs is not None:
-            raise ValueError(
-                "`ignore_index`: expected integer labels with it, got a distribution. "
-                "Leave examples out with `sample_weight`."
-            )
-        left_out = labels == ignore_index
+    if ignore_index is not None and (soft or sparse):
+        raise ValueError(
+            "`ignore_index`: expected integer labels with it, got a distribution. "
+            "Leave examples out with `sample_weight`."
+        )
+    if left_out is not None:
         weights = weights if weights is None else jnp.where(left_out, 0, weights)
     if weights is not None:
         valid = _are_valid(labels, probs, logits.shape[-1])
@@ -170,26 +170,40 @@ def _are_valid(labels, probs, classes):
     return valid if probs is None else jnp.all(valid & jnp.isfinite(probs), -1)
 
 
-def per_example(name: str, value: ArrayLike, logits: Array, axis: int) -> ArrayLike:
-    """Return a hyper-parameter that broadcasts against logits whose classes are last."""
-    if jnp.ndim(value) == 0:
-        return value
-    shape = list(jnp.moveaxis(logits, -1, axis).shape)
-    shape[axis] = 1
-    value = jnp.asarray(value)
-    check_broadcasts(name, value, tuple(shape), "one for every example")
-    return jnp.moveaxis(jnp.broadcast_to(value, shape), axis, -1)
+def per_example(name: str, value: Any, logits: Array, axis: int) -> ArrayLike:
+    """Return a number that broadcasts against logits whose classes were moved last."""
+    given = list(logits.shape)
+    given.insert(axis % logits.ndim, given.pop())
+    value = by_example(name, value, tuple(given), axis)
+    return jnp.moveaxis(value, axis, -1) if jnp.ndim(value) else value
 
 
-def temperature_by_example(value: ArrayLike, logits: Array, axis: int) -> Array | None:
+def per_stats(
+    numbers: dict[str, Any], logits: Array, axis: int, field: Array
+) -> dict[str, ArrayLike]:
+    """Return numbers as a loss of stats takes them: one for all, or in the shape of a field.
+
+    The fields are `[...]`; or, where every class or listed class in turn is the label, `[..., K]`.
+    """
+
+    def shaped(name, value):
+        value = per_example(name, value, logits, axis)
+        if not jnp.ndim(value):
+            return value
+        return jnp.broadcast_to(value if field.ndim == logits.ndim else value[..., 0], field.shape)
+
+    return {name: shaped(name, value) for name, value in numbers.items()}
+
+
+def temperature_by_example(value: Any, logits: Array, axis: int) -> Array | None:
     """Return the temperature in the shape of the examples, or None if it is statically 1."""
     if is_static(value, 1):
         return None
-    check_at_least("temperature", value, 0, strict=True)
-    temperature = to_compute_dtype(per_example("temperature", value, logits, axis))
+    temperature = at_least("temperature", value, 0, strict=True)
+    temperature = per_example("temperature", temperature, logits, axis)
+    temperature = cast_like(temperature, to_compute_dtype(logits))
     if temperature.ndim:
         temperature = temperature[..., 0]
-    temperature = cast_like(temperature, to_compute_dtype(logits))
     return jnp.broadcast_to(temperature, logits.shape[:-1])
 
 

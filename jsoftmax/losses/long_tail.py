@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import as_logits, check_within, class_counts_like, normalize_axis
+from jsoftmax.core.arguments import as_logits, normalize_axis
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.core.numbers import by_example, class_counts_like, one_number, within
 from jsoftmax.core.numerics import expm1
 
 
@@ -28,7 +29,7 @@ def adjust_logits(
       class_counts: `[classes]`, integers or floats: the number of examples per class, or its share.
         A class of count 0 gets the smallest positive count, so that its logit stays finite.
       axis: the class axis.
-      tau: τ; may be traced.
+      tau: τ, one for all or by example; may be traced.
 
     Returns:
       Logits in the shape and dtype of `logits`. A negative count raises `ValueError`, or gives NaN
@@ -46,13 +47,14 @@ def adjust_logits(
     axis = normalize_axis("logits", logits, axis)
     z = to_compute_dtype(logits)
     counts = class_counts_like(class_counts, z, z.shape[axis])
-    counts = jnp.where(counts == 0, jnp.min(jnp.where(counts > 0, counts, jnp.inf)), counts)
+    counts = jnp.where(counts == 0, jnp.min(counts, where=counts > 0, initial=jnp.inf), counts)
     # If no class has an example, all are equally frequent.
     counts = jnp.where(jnp.isinf(counts), 1, counts)
     log_prior = jnp.log(counts / jnp.sum(counts))
     along = [1] * z.ndim
-    along[axis] = -1
-    return (z + cast_like(tau, z) * log_prior.reshape(along)).astype(logits.dtype)
+    along[axis] = z.shape[axis]
+    tau = by_example("tau", tau, z.shape, axis)
+    return cast_like(z + cast_like(tau, z) * log_prior.reshape(along), logits)
 
 
 def class_balanced_weights(class_counts: ArrayLike, *, beta: ArrayLike = 0.9999) -> Array:
@@ -75,10 +77,9 @@ def class_balanced_weights(class_counts: ArrayLike, *, beta: ArrayLike = 0.9999)
       >>> js.class_balanced_weights(jnp.array([1000, 100, 10]), beta=0.99)
       Array([0.2301, 0.363 , 2.4068], dtype=float32)
     """
-    check_within("beta", beta, 0, 1)
+    beta = within("beta", one_number("beta", beta), 0, 1)
     zero = to_compute_dtype(jnp.zeros((), jnp.result_type(float)))
-    counts = jnp.asarray(class_counts)
-    n = class_counts_like(counts, zero, counts.size)
+    n = class_counts_like(class_counts, zero, jnp.size(jnp.asarray(class_counts, zero.dtype)))
     # Computed before β is rounded to float32: for 0.9999 the rounding costs 1 - β three digits.
     rate = cast_like(1 - beta, n)
     log_beta = jnp.log1p(-jnp.minimum(rate, 1 - jnp.finfo(n.dtype).eps))

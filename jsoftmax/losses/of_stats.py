@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import check_at_least, check_within, is_static
-from jsoftmax.core.dtypes import cast_like
+from jsoftmax.core.numbers import at_least, at_most, is_static, like_examples, within
 from jsoftmax.core.numerics import expm1, multiply_no_nan, sigmoid, softplus
 from jsoftmax.losses.protocol import by_class_weight, centred_by, shift_invariant
 from jsoftmax.stats.logit_stats import LogitStats
@@ -27,9 +26,9 @@ def _weighted_nll(stats, shift, of_label, *, average, label_smoothing=0.0, z_los
 
     sum_j w_j q'_j (-log p_j) = (sum_j w_j q'_j) (-log p_y) + ε average (z_y - weighted mean of z)
     """
-    check_within("label_smoothing", label_smoothing, 0, 1)
-    part = cast_like(label_smoothing, of_label)
-    spread = part * cast_like(average, of_label)
+    part = within("label_smoothing", label_smoothing, 0, 1)
+    part = like_examples("label_smoothing", part, of_label)
+    spread = part * average.astype(of_label.dtype)
     loss = _centred_nll(stats, shift, z_loss=z_loss)
     loss = multiply_no_nan((1 - part) * of_label + spread, loss)
     target = jnp.where(stats.target == -jnp.inf, 0, stats.target)
@@ -65,10 +64,11 @@ def nll(stats: LogitStats, *, label_smoothing: ArrayLike = 0.0, z_loss: ArrayLik
     """
     loss = _infinite_if_off(stats, softplus(-_finite_log_odds(stats)))
     if not is_static(label_smoothing, 0):
-        check_within("label_smoothing", label_smoothing, 0, 1)
+        smoothing = within("label_smoothing", label_smoothing, 0, 1)
+        smoothing = like_examples("label_smoothing", smoothing, loss)
         # The mean is -inf if a class that counts has a logit of -inf: then so is the smoothed loss.
         target = jnp.where(stats.target == -jnp.inf, 0, stats.target)
-        loss = loss + multiply_no_nan(cast_like(label_smoothing, loss), target - stats.mean)
+        loss = loss + multiply_no_nan(smoothing, target - stats.mean)
     return loss + z_penalty(z_loss, stats.logsumexp)
 
 
@@ -92,7 +92,8 @@ def focal(stats: LogitStats, *, gamma: ArrayLike = 2.0) -> Array:
       Array(0.7019, dtype=float32)
     """
     u = _finite_log_odds(stats)
-    faded = jnp.exp(-cast_like(gamma, u) * softplus(u)) * softplus(-u)
+    gamma = like_examples("gamma", at_least("gamma", gamma, 0), u)
+    faded = jnp.exp(-gamma * softplus(u)) * softplus(-u)
     return _infinite_if_off(stats, faded)
 
 
@@ -116,7 +117,7 @@ def poly1(stats: LogitStats, *, epsilon: ArrayLike = 2.0) -> Array:
       Array(2.7754, dtype=float32)
     """
     u = _finite_log_odds(stats)
-    return nll(stats) + cast_like(epsilon, u) * sigmoid(-u)
+    return nll(stats) + like_examples("epsilon", epsilon, u) * sigmoid(-u)
 
 
 @shift_invariant
@@ -140,9 +141,8 @@ def gce(stats: LogitStats, *, q: ArrayLike = 0.7) -> Array:
       >>> js.gce(js.logit_stats(jnp.array([0.0, 1.0]), 0))
       Array(0.8589, dtype=float32)
     """
-    check_at_least("q", q, 0)
     log_p = -softplus(-_finite_log_odds(stats))
-    q = cast_like(q, log_p)
+    q = like_examples("q", at_least("q", q, 0), log_p)
     x = q * log_p
     # (1 - e^x) / q is 0/0 at q = 0, and its derivative with respect to q cancels near it: there,
     # the series, whose remainder x^4/120 is below rounding. Each branch is given arguments at which
@@ -191,7 +191,7 @@ def sce(
       stats: `LogitStats` of `[...]`.
       alpha: α, the weight of cross-entropy: 0.1 for CIFAR-10 in the paper, 6 for CIFAR-100.
       beta: β, the weight of reverse cross-entropy.
-      log_zero: A < 0. The paper's -4; many ports clip at 1e-4 instead, which makes it -9.21.
+      log_zero: A <= 0. The paper's -4; many ports clip at 1e-4 instead, which makes it -9.21.
 
     Returns:
       `[...]`, float32 or wider.
@@ -203,15 +203,22 @@ def sce(
       Array(3.0556, dtype=float32)
     """
     u = _finite_log_odds(stats)
-    reverse = -cast_like(log_zero, u) * sigmoid(-u)
-    return multiply_no_nan(cast_like(alpha, u), nll(stats)) + cast_like(beta, u) * reverse
+    alpha, beta = like_examples("alpha", alpha, u), like_examples("beta", beta, u)
+    log_zero = like_examples("log_zero", at_most("log_zero", log_zero, 0), u)
+    return multiply_no_nan(alpha, nll(stats)) - beta * log_zero * sigmoid(-u)
 
 
 def _finite_log_odds(stats):
     """Return u, with ±inf held at the largest float: 0 * inf in a derivative would be NaN."""
+    if not hasattr(type(stats), "log_odds"):
+        raise TypeError(
+            f"`stats`: expected LogitStats, got {type(stats).__name__}. They are made by "
+            "logit_stats(logits, labels); on logits and labels use a loss such as cross_entropy."
+        )
     u = stats.log_odds
-    largest = jnp.finfo(u.dtype).max
-    return jnp.clip(u, -largest, largest)
+    largest = float(jnp.finfo(u.dtype).max)
+    # Not by clipping, of which the largest itself would have half the derivative.
+    return jnp.where(jnp.isinf(u), jnp.where(u > 0, largest, -largest), u)
 
 
 def _infinite_if_off(stats, loss):
@@ -220,6 +227,9 @@ def _infinite_if_off(stats, loss):
 
 def z_penalty(z_loss, logsumexp):
     """Return λ (log Z)², or the number 0 if λ is statically 0."""
+    if is_static(z_loss, 0):
+        return 0
     # Where every class is masked, log Z is -inf and the loss is +inf without it.
     log_z = jnp.where(logsumexp == -jnp.inf, 0, logsumexp)
-    return 0 if is_static(z_loss, 0) else cast_like(z_loss, log_z) * jnp.square(log_z)
+    # In this order it is 0 for a λ of 0 where the square would overflow.
+    return like_examples("z_loss", at_least("z_loss", z_loss, 0), log_z) * log_z * log_z

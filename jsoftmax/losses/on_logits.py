@@ -6,7 +6,6 @@ distillation want, and which is the loss of the class for a one-hot q.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import jax.numpy as jnp
 from jax import Array
@@ -15,11 +14,10 @@ from jax.typing import ArrayLike
 from jsoftmax.core.arguments import is_distribution
 from jsoftmax.core.dtypes import cast_like
 from jsoftmax.core.numerics import multiply_no_nan
-from jsoftmax.losses.inputs import loss_inputs
+from jsoftmax.losses.inputs import loss_inputs, per_stats
 from jsoftmax.losses.of_stats import focal, gce, mae, poly1, sce
 from jsoftmax.losses.reduction import Reduction
 from jsoftmax.stats.dense import class_stats
-from jsoftmax.stats.logit_stats import LogitStats
 
 
 def focal_loss(
@@ -52,8 +50,8 @@ def focal_loss(
       >>> js.focal_loss(jnp.array([[0.0, 1.0], [2.0, 0.0]]), jnp.array([0, 0]))
       Array([0.7019, 0.0018], dtype=float32)
     """
-    loss = partial(focal, gamma=gamma)
-    return _on_logits(loss, reduction, logits, labels, axis, where, ignore_index, sample_weight)
+    given = logits, labels, axis, where, ignore_index, sample_weight
+    return _on_logits(focal, {"gamma": gamma}, reduction, *given)
 
 
 def poly_loss(
@@ -86,8 +84,8 @@ def poly_loss(
       >>> js.poly_loss(jnp.array([[0.0, 1.0], [2.0, 0.0]]), jnp.array([0, 0]))
       Array([2.7754, 0.3653], dtype=float32)
     """
-    loss = partial(poly1, epsilon=epsilon)
-    return _on_logits(loss, reduction, logits, labels, axis, where, ignore_index, sample_weight)
+    given = logits, labels, axis, where, ignore_index, sample_weight
+    return _on_logits(poly1, {"epsilon": epsilon}, reduction, *given)
 
 
 def generalized_cross_entropy(
@@ -120,9 +118,8 @@ def generalized_cross_entropy(
       >>> js.generalized_cross_entropy(jnp.array([[0.0, 1.0], [2.0, 0.0]]), jnp.array([0, 0]))
       Array([0.8589, 0.1215], dtype=float32)
     """
-    return _on_logits(
-        partial(gce, q=q), reduction, logits, labels, axis, where, ignore_index, sample_weight
-    )
+    given = logits, labels, axis, where, ignore_index, sample_weight
+    return _on_logits(gce, {"q": q}, reduction, *given)
 
 
 def mae_loss(
@@ -153,7 +150,8 @@ def mae_loss(
       >>> js.mae_loss(jnp.array([[0.0, 1.0], [2.0, 0.0]]), jnp.array([0, 0]))
       Array([1.4621, 0.2384], dtype=float32)
     """
-    return _on_logits(mae, reduction, logits, labels, axis, where, ignore_index, sample_weight)
+    given = logits, labels, axis, where, ignore_index, sample_weight
+    return _on_logits(mae, {}, reduction, *given)
 
 
 def symmetric_cross_entropy(
@@ -190,17 +188,21 @@ def symmetric_cross_entropy(
       >>> js.symmetric_cross_entropy(jnp.array([[0.0, 1.0], [2.0, 0.0]]), jnp.array([0, 0]))
       Array([3.0556, 0.4895], dtype=float32)
     """
-    loss = partial(sce, alpha=alpha, beta=beta, log_zero=log_zero)
-    return _on_logits(loss, reduction, logits, labels, axis, where, ignore_index, sample_weight)
+    numbers = {"alpha": alpha, "beta": beta, "log_zero": log_zero}
+    given = logits, labels, axis, where, ignore_index, sample_weight
+    return _on_logits(sce, numbers, reduction, *given)
 
 
-def _on_logits(loss: Callable[[LogitStats], Array], reduction: Reduction, *args) -> Array:
+def _on_logits(
+    loss: Callable[..., Array], numbers, reduction: Reduction, logits, labels, axis, *options
+) -> Array:
     """Evaluate a loss of `LogitStats` at the label, or its expectation over a distribution."""
-    inputs = loss_inputs(*args)
+    inputs = loss_inputs(logits, labels, axis, *options)
     if is_distribution(inputs.labels):
-        losses, probs = loss(class_stats(inputs.logits, inputs.where)), inputs.labels
+        stats, probs = class_stats(inputs.logits, inputs.where), inputs.labels
     else:
-        losses, probs = loss(inputs.stats()[0]), inputs.probs
+        stats, probs = inputs.stats()[0], inputs.probs
+    losses = loss(stats, **per_stats(numbers, inputs.logits, axis, stats.target))
     if probs is not None:
         losses = jnp.sum(multiply_no_nan(cast_like(probs, losses), losses), -1)
     return inputs.reduced(losses, reduction)

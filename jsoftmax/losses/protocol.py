@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import jax
 from jax import Array
 
-from jsoftmax.core.arguments import is_static
+from jsoftmax.core.numbers import is_static
 from jsoftmax.stats.logit_stats import LogitStats, absolute
 from jsoftmax.stats.statistics import OPTIONAL
 

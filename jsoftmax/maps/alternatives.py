@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import as_logits, check_at_least, check_per_example
+from jsoftmax.core.arguments import as_logits
 from jsoftmax.core.dtypes import cast_like
 from jsoftmax.core.masking import ArrayAxis, count_unmasked, masked_logits
+from jsoftmax.core.numbers import at_least, by_example, static_count
 from jsoftmax.core.numerics import exp_nonpositive, softplus
 from jsoftmax.maps.softmax import softmax
 
@@ -52,14 +53,15 @@ def taylor_softmax(
       >>> js.taylor_softmax(jnp.array([0.0, 1.0, 2.0]))
       Array([0.1176, 0.2941, 0.5882], dtype=float32)
     """
-    if order < 2 or order % 2:
+    order = static_count("order", order, 2)
+    if order % 2:
         raise ValueError(f"`order`: expected an even number >= 2, got {order}.")
     logits = as_logits(logits)
     z, on, size = _with_size(logits, axis, where)
     # h(z) / s^n in terms of t = z / s, by h(z) = 1 + z/1 (1 + z/2 (1 + z/3 ...)). With |t| up to n
     # no term exceeds e^n; with |t| up to 1 the largest could be as small as 1 / n!.
-    s = jnp.maximum(size / order, 1)
-    t, shrink = z / s, 1 / s
+    shrink = _inverse(jnp.maximum(size / order, 1))
+    t = z * shrink
     h = jnp.ones_like(t)
     for k in reversed(range(order)):
         h = h * t / (k + 1) + shrink ** (order - k)
@@ -95,7 +97,7 @@ def spherical_softmax(
     """
     logits = as_logits(logits)
     z, on, size = _with_size(logits, axis, where)
-    t = z / jnp.where(size == 0, 1, size)
+    t = z * _inverse(jnp.where(size == 0, 1, size))
     return _normalised(jnp.where(on & (size == 0), 1, t * t), axis).astype(logits.dtype)
 
 
@@ -125,7 +127,9 @@ def sigsoftmax(logits: ArrayLike, axis: ArrayAxis = -1, *, where: ArrayLike | No
     """
     logits = as_logits(logits)
     z = masked_logits(logits, axis, where)
-    return softmax(z - softplus(-z), axis).astype(logits.dtype)
+    on, least = z != -jnp.inf, float(jnp.finfo(z.dtype).min)
+    z = jnp.where(on, jnp.maximum(z - softplus(-z), least), -jnp.inf)
+    return softmax(z, axis).astype(logits.dtype)
 
 
 def ev_softmax(
@@ -164,7 +168,7 @@ def ev_softmax(
     """
     logits = as_logits(logits)
     d, on, count = count_unmasked(logits, axis, where)
-    _check_not_negative("epsilon", epsilon, count)
+    epsilon = by_example("epsilon", at_least("epsilon", epsilon, 0), d.shape, axis)
     mean = jnp.sum(jnp.where(on, d, 0), axis, keepdims=True) / count
     weight = (d >= mean).astype(d.dtype) + cast_like(epsilon, d)
     return _normalised(weight * exp_nonpositive(d), axis).astype(logits.dtype)
@@ -204,16 +208,11 @@ def scalable_softmax(
     """
     logits = as_logits(logits)
     d, on, count = count_unmasked(logits, axis, where)
-    _check_not_negative("scale", scale, count)
+    scale = by_example("scale", at_least("scale", scale, 0), d.shape, axis)
     sharpness = cast_like(scale, d) * jnp.log(count)
     # A product with -inf has no derivative, and is NaN where the other factor is 0.
     d = jnp.where(on, jnp.where(on, d, 0) * sharpness, -jnp.inf)
     return softmax(d, axis).astype(logits.dtype)
-
-
-def _check_not_negative(name, value, one):
-    check_at_least(name, value, 0)
-    check_per_example(name, value, one.shape)
 
 
 def _with_size(logits, axis, where):
@@ -225,6 +224,11 @@ def _with_size(logits, axis, where):
     on = z != -jnp.inf
     z = jnp.where(on, z, 0)
     return z, on, lax.stop_gradient(jnp.max(jnp.abs(z), axis, keepdims=True, initial=0))
+
+
+def _inverse(size):
+    """Return 1 / size, or nearly so where that would be rounded to 0 for being subnormal."""
+    return jnp.maximum(1 / size, float(jnp.finfo(size.dtype).tiny))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))

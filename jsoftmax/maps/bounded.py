@@ -4,8 +4,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import as_logits, check_at_least, normalize_axis
+from jsoftmax.core.arguments import as_logits, normalize_axis
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.core.masking import class_mask
+from jsoftmax.core.numbers import at_least, by_example
 from jsoftmax.maps.softmax import log_softmax, softmax
 
 
@@ -25,8 +27,8 @@ def range_limited_softmax(
     Args:
       logits: `[..., classes]`; dtypes as in `softmax`.
       axis: the class axis.
-      num_samples: n >= C, the number of training samples. A smaller n raises `ValueError`,
-        or gives NaN if it is traced.
+      num_samples: n >= C, the number of training samples, one for all or by example. A smaller n
+        raises `ValueError`, or gives NaN if it is traced.
       where: booleans that broadcast against `logits`; a masked class gets 0, not 1/n, and does not
         count in C.
 
@@ -44,10 +46,11 @@ def range_limited_softmax(
     logits = as_logits(logits)
     p = softmax(to_compute_dtype(logits), axis, where=where)
     axis = normalize_axis("logits", logits, axis)
-    on = jnp.ones(p.shape, bool) if where is None else jnp.broadcast_to(jnp.asarray(where), p.shape)
-    check_at_least("num_samples", num_samples, 2 if where is not None else max(2, p.shape[axis]))
+    on = jnp.broadcast_to(True if where is None else class_mask(where, p.shape), p.shape)
+    least = 2 if where is not None else max(2, p.shape[axis])
+    num_samples = at_least("num_samples", num_samples, least)
+    n = cast_like(by_example("num_samples", num_samples, p.shape, axis), p)
     classes = jnp.sum(on, axis, keepdims=True).astype(p.dtype)
-    n = cast_like(num_samples, p)
     n = jnp.where(n >= jnp.maximum(classes, 2), n, jnp.nan)
     return jnp.where(on, 1 / n + (1 - classes / n) * p, 0).astype(logits.dtype)
 
@@ -70,8 +73,8 @@ def gaussian_softmax(
     Args:
       logits: `[..., classes]`; dtypes as in `softmax`.
       axis: the class axis.
-      num_samples: n >= 2, the number of training samples. A smaller n raises `ValueError`,
-        or gives NaN if it is traced.
+      num_samples: n >= 2, the number of training samples, one for all or by example. A smaller n
+        raises `ValueError`, or gives NaN if it is traced.
       where: booleans that broadcast against `logits`; a masked class gets 0.
 
     Returns:
@@ -86,9 +89,8 @@ def gaussian_softmax(
       Array([0.02, 0.98], dtype=float32)
     """
     logits = as_logits(logits)
-    return softmax(_gaussian_logits(logits, axis, num_samples, where), axis, where=where).astype(
-        logits.dtype
-    )
+    z = _gaussian_logits(logits, axis, num_samples, where)
+    return softmax(z, axis, where=where).astype(logits.dtype)
 
 
 def log_gaussian_softmax(
@@ -118,13 +120,11 @@ def log_gaussian_softmax(
       Array([-3.912 , -0.0202], dtype=float32)
     """
     logits = as_logits(logits)
-    return log_softmax(
-        _gaussian_logits(logits, axis, num_samples, where), axis, where=where
-    ).astype(logits.dtype)
+    z = _gaussian_logits(logits, axis, num_samples, where)
+    return cast_like(log_softmax(z, axis, where=where), logits)
 
 
 def _gaussian_logits(logits, axis, num_samples, where):
-    check_at_least("num_samples", num_samples, 2)
     s = softmax(to_compute_dtype(logits), axis, where=where)
-    n = cast_like(num_samples, s)
-    return jnp.log(jnp.where(n >= 2, n - 1, jnp.nan)) * s
+    n = by_example("num_samples", at_least("num_samples", num_samples, 2), s.shape, axis)
+    return jnp.log(cast_like(n, s) - 1) * s

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import as_logits, is_static
+from jsoftmax.core.arguments import as_logits
 from jsoftmax.core.masking import ArrayAxis, classes_back, classes_last, masked_logits
+from jsoftmax.core.numbers import by_example, is_static
 from jsoftmax.maps.entmax_solver import broadcast_alpha, log_entmax
 from jsoftmax.maps.power_map import power_map, static_power
 from jsoftmax.maps.softmax import softmax
@@ -109,7 +110,8 @@ def entmax(
         p = power_map(rows, power)
     else:
         top = jnp.max(z, axis, keepdims=True, initial=-jnp.inf)  # for its shape
-        p = jnp.exp(log_entmax(rows, classes_last(broadcast_alpha(alpha, top), axis)))
+        alpha = broadcast_alpha(by_example("alpha", alpha, z.shape, axis), top)
+        p = jnp.exp(log_entmax(rows, classes_last(alpha, axis)))
     return classes_back(p, z.shape, axis).astype(logits.dtype)
 
 
@@ -146,4 +148,5 @@ def tempered_softmax(
       >>> js.softmax(z)
       Array([0.9503, 0.0473, 0.0024], dtype=float32)
     """
-    return entmax(logits, axis, alpha=2 - t, where=where)
+    logits = as_logits(logits)
+    return entmax(logits, axis, alpha=2 - by_example("t", t, logits.shape, axis), where=where)

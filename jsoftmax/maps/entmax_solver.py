@@ -14,7 +14,6 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import check_per_example
 from jsoftmax.core.box_cox import log1p_over, phi2
 from jsoftmax.core.dtypes import cast_like
 from jsoftmax.core.numerics import change, log1p, neg_inf_to_zero
@@ -24,9 +23,7 @@ from jsoftmax.maps.threshold import threshold
 
 def broadcast_alpha(alpha: ArrayLike, like: Array) -> Array:
     """Return α broadcast to the shape of the logits of one class, in their dtype."""
-    alpha = cast_like(alpha, like)
-    check_per_example("alpha", alpha, like.shape)
-    return jnp.broadcast_to(alpha, like.shape)
+    return jnp.broadcast_to(cast_like(alpha, like), like.shape)
 
 
 @jax.custom_jvp
@@ -62,7 +59,7 @@ def _solved(z, alpha):
     beta = alpha - 1
     beta += lax.stop_gradient(jnp.where(jnp.abs(beta) < 1e-20, 1e-20 - beta, 0))
     evaluate = partial(_evaluate, lax.stop_gradient(beta))
-    top, m = threshold(evaluate, z, -math.log(z.shape[-1]) - 1, 0)
+    top, m = threshold(evaluate, z, -math.log(max(z.shape[-1], 1)) - 1, 0)
     return _stepped(beta, z - top, m)
 
 

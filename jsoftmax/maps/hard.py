@@ -36,6 +36,8 @@ def hardmax(logits: ArrayLike, axis: int = -1, *, where: ArrayLike | None = None
     logits = lax.stop_gradient(as_logits(logits))
     z = masked_logits(logits, axis, where)
     top = jnp.max(z, axis, keepdims=True, initial=-jnp.inf)
+    if not z.size:  # it has no argmax
+        return logits
     first = jnp.argmax(z, axis, keepdims=True)
     hard = (lax.broadcasted_iota(first.dtype, z.shape, axis % z.ndim) == first) & (top > -jnp.inf)
     return jnp.where(jnp.isnan(top), jnp.nan, hard.astype(logits.dtype))

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import as_logits, check_per_example
+from jsoftmax.core.arguments import as_logits
 from jsoftmax.core.dtypes import cast_like
 from jsoftmax.core.masking import ArrayAxis, centred
+from jsoftmax.core.numbers import at_least, by_example
 from jsoftmax.core.numerics import (
     exp_nonpositive,
     neg_inf_to_zero,
@@ -103,7 +104,7 @@ def log_softmax(
     log_p = _log_softmax(d, axis)
     if sink is not None:
         log_p = log_p - softplus(-_log_odds_against(sink, d, top, axis, temperature))
-    return log_p.astype(logits.dtype)
+    return cast_like(log_p, logits)
 
 
 def logsumexp(
@@ -136,8 +137,8 @@ def logsumexp(
     """
     logits = as_logits(logits)
     d, top = centred(logits, axis, where)
-    total = top + _logsumexp(d, axis)
-    return (total if keepdims else jnp.squeeze(total, axis)).astype(logits.dtype)
+    total = jnp.where(top == jnp.inf, jnp.inf, top + _logsumexp(d, axis))
+    return cast_like(total if keepdims else jnp.squeeze(total, axis), logits)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -206,7 +207,10 @@ def _sum(e, axis):
 def _log_odds_against(sink, d, top, axis, temperature):
     """Return `log(sum_j exp(z_j / T)) - b / T`: the log-odds of the classes against the sink."""
     total = jnp.where(top == -jnp.inf, -jnp.inf, _logsumexp(d, axis))
-    check_per_example("sink", sink, total.shape)
+    sink = by_example("sink", sink, d.shape, axis)
+    temperature = by_example(
+        "temperature", at_least("temperature", temperature, 0, strict=True), d.shape, axis
+    )
     b = (cast_like(sink, d) - neg_inf_to_zero(top)) / cast_like(temperature, d)
     return total - jnp.where(total == -jnp.inf, 0, b)  # -inf - -inf would be NaN
 

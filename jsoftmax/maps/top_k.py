@@ -5,13 +5,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import as_logits
+from jsoftmax.core.arguments import as_logits, axes_of_classes
 from jsoftmax.core.masking import ArrayAxis, classes_back, classes_last, masked_logits, relative
-from jsoftmax.core.numerics import change, neg_inf_to_zero, sigmoid
+from jsoftmax.core.numbers import by_example, static_count
+from jsoftmax.core.numerics import change, sigmoid
 from jsoftmax.core.roots import increasing_root
 
 
@@ -46,21 +46,23 @@ def soft_top_k(
       >>> js.soft_top_k(jnp.array([3.0, 1.0, 0.9, -2.0]), 2, temperature=0.5)
       Array([0.9841, 0.5315, 0.4816, 0.0028], dtype=float32)
     """
-    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
-        raise ValueError(f"`k`: expected an integer of at least 1, got {k!r}.")
+    k = static_count("k", k, 1)
     logits = as_logits(logits)
     z = masked_logits(logits, axis, where)
     on = z > -jnp.inf
     rows = classes_last(lax.stop_gradient(z), axis)
     if k >= rows.shape[-1]:
         return on.astype(logits.dtype)
+    temperature = by_example("temperature", temperature, z.shape, axis)
     one_class = jax.eval_shape(lambda: jnp.max(z, axis, keepdims=True)).shape
     # The barrier keeps XLA from merging the slices below into top_k, which it then fully sorts.
     largest = lax.optimization_barrier(lax.top_k(rows, k + 1)[0])
     last, following = (classes_back(largest[..., i : i + 1], one_class, axis) for i in (k - 1, k))
     # Logits relative to the threshold, where precision is needed, and not to the maximum.
-    d = relative(z, last, temperature)
-    gap = -neg_inf_to_zero(relative(following, last, lax.stop_gradient(temperature)))
+    d = relative(z, last, temperature, axis)
+    # Where it is infinite, as for a mask of the lowest number, half of it shall not be.
+    gap = -relative(following, last, lax.stop_gradient(temperature), axis)
+    gap = jnp.minimum(gap, float(jnp.finfo(gap.dtype).max))
     p = sigmoid(d + _shift(d, gap, k, axis))
     return jnp.where(following == -jnp.inf, on.astype(p.dtype), p).astype(logits.dtype)
 
@@ -97,7 +99,7 @@ def _root(d, gap, k, axis):
         slope = jnp.sum(distance * (1 - distance), axis, keepdims=True)
         return excess, x - excess / jnp.where(slope > 0, slope, 1)
 
-    classes = d.size // max(gap.size, 1)
+    classes = math.prod(d.shape[one] for one in axes_of_classes(axis))
     low, high = jnp.full_like(gap, -math.log(classes - k)), gap + math.log(k)
     tolerance = 4 * float(jnp.finfo(d.dtype).eps) * short
     return increasing_root(evaluate, low, high, gap / 2, tolerance)

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jsoftmax.core.arguments import is_concrete
 from jsoftmax.core.dtypes import to_compute_dtype
+from jsoftmax.core.numbers import is_concrete, number
 from jsoftmax.margins.per_example import PerExample
 
 
@@ -41,8 +41,9 @@ def partition(margin: Any) -> Parts:
         elif isinstance(value, PerExample):
             per_example[field.name] = PerExample(to_compute_dtype(value.values))
         else:
-            kind = per_class if jnp.ndim(value) else scalars
-            kind[field.name] = to_compute_dtype(value)
+            value = to_compute_dtype(value)
+            kind = per_class if value.ndim else scalars
+            kind[field.name] = value
     parts = whole, scalars, per_class, per_example
     none = dict.fromkeys(name for part in parts for name in part)
     return Parts(*[dataclasses.replace(margin, **none | part) for part in parts])
@@ -61,6 +62,7 @@ def whole_number(x: Any) -> int | None:
     """Return a parameter that is known while tracing, whole and above 0 as an int; else None."""
     if isinstance(x, PerExample):
         return None
+    x = number(x)
     if is_concrete(x) and jnp.ndim(x) == 0 and float(x).is_integer() and float(x) > 0:
         return int(x)
     return None

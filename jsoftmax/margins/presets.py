@@ -17,8 +17,8 @@ Each of their numbers may be `PerExample`, one for every example, but for the la
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import check_at_least
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.core.numbers import at_least
 from jsoftmax.margins.angular import AngularMargin
 from jsoftmax.margins.per_example import Number, PerExample
 
@@ -80,7 +80,7 @@ def l_softmax(m: Number = 4, anneal: Number = 0.0) -> AngularMargin:
       >>> js.l_softmax(2)(jnp.array([0.5, -1.0]))
       Array([-0.5, -3. ], dtype=float32)
     """
-    _check_anneal(anneal)
+    anneal = _checked_anneal(anneal)
     return AngularMargin(m, anneal=anneal, normalize_features=False, normalize_weight=False)
 
 
@@ -103,7 +103,7 @@ def a_softmax(m: Number = 4, anneal: Number = 0.0) -> AngularMargin:
       >>> js.a_softmax(4)(jnp.array([0.5, 0.0]))
       Array([-1.5, -3. ], dtype=float32)
     """
-    _check_anneal(anneal)
+    anneal = _checked_anneal(anneal)
     return AngularMargin(m, anneal=anneal, normalize_features=False)
 
 
@@ -225,17 +225,16 @@ def ldam(
         raise TypeError(
             "`max_margin`: expected one number, got PerExample: the margin is one by class."
         )
-    counts = jnp.asarray(class_counts)
-    if counts.ndim != 1:
-        raise AssertionError(f"`class_counts`: expected shape (classes,), got {counts.shape}.")
-    check_at_least("class_counts", class_counts, 0)
-    n = to_compute_dtype(counts)
-    n = jnp.where(n >= 0, n, jnp.nan)
+    n = to_compute_dtype(at_least("class_counts", class_counts, 0))
+    if n.ndim != 1:
+        raise AssertionError(f"`class_counts`: expected shape (classes,), got {n.shape}.")
     some = n != 0
-    rarest = jnp.min(jnp.where(some, n, jnp.inf))
+    rarest = jnp.min(n, where=some, initial=jnp.inf)
     share = jnp.where(some, rarest / jnp.where(some, n, 1), 1)
     return AngularMargin(m3=cast_like(max_margin, share) * share**0.25, scale=scale)
 
 
-def _check_anneal(anneal):
-    check_at_least("anneal", anneal.values if isinstance(anneal, PerExample) else anneal, 0)
+def _checked_anneal(anneal):
+    if isinstance(anneal, PerExample):
+        return PerExample(at_least("anneal", anneal.values, 0))
+    return at_least("anneal", anneal, 0)

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import check_at_least
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.core.numbers import static_count
 from jsoftmax.losses.cross_entropy import cross_entropy
 from jsoftmax.losses.reduction import weighted_mean
 from jsoftmax.metrics.inputs import metric_inputs
@@ -46,8 +46,9 @@ def top_k_accuracy(
       >>> js.top_k_accuracy(jnp.array([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0]]), jnp.array([0, 2]), k=2)
       Array(1., dtype=float32)
     """
-    check_at_least("k", k, 1)
+    k = static_count("k", k, 1)
     logits, labels, weight = metric_inputs(logits, labels, where, sample_weight, ignore_index)
+    k = min(k, logits.shape[-1])
     target = at_label(logits, labels)
     z = to_compute_dtype(logits)
     before = jnp.arange(z.shape[-1]) < labels[..., None]

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import check_at_least
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.core.masking import as_rows
+from jsoftmax.core.numbers import static_count
 from jsoftmax.losses.reduction import weighted_mean
 from jsoftmax.maps.softmax import softmax
 from jsoftmax.metrics.inputs import metric_inputs
@@ -78,7 +79,7 @@ def reliability_curve(
       >>> js.reliability_curve(jnp.array([[0.0, 2.0]]), jnp.array([1]), num_bins=2).confidence
       Array([0.    , 0.8808], dtype=float32)
     """
-    check_at_least("num_bins", num_bins, 1)
+    num_bins = static_count("num_bins", num_bins, 1)
     logits, labels, weight = metric_inputs(logits, labels, where, sample_weight, ignore_index)
     confidence, right = _top(_probabilities(logits, weight), labels)
     index = _equal_width(confidence, num_bins)
@@ -173,7 +174,7 @@ def adaptive_calibration_error(
       >>> js.adaptive_calibration_error(jnp.zeros((4, 2)), jnp.array([0, 0, 0, 1]))
       Array(0.25, dtype=float32)
     """
-    check_at_least("num_bins", num_bins, 1)
+    num_bins = static_count("num_bins", num_bins, 1)
     logits, labels, weight = metric_inputs(logits, labels, where, sample_weight, ignore_index)
     confidence, right = _top(_probabilities(logits, weight), labels)
     order = jnp.argsort(confidence, axis=None)
@@ -229,15 +230,14 @@ def classwise_calibration_error(
       >>> js.classwise_calibration_error(jnp.zeros((4, 2)), jnp.array([0, 0, 0, 1]))
       Array(0.25, dtype=float32)
     """
-    check_at_least("num_bins", num_bins, 1)
+    num_bins = static_count("num_bins", num_bins, 1)
     logits, labels, weight = metric_inputs(logits, labels, where, sample_weight, ignore_index)
     p = _probabilities(logits, weight)
     weight = jnp.where(logits == -jnp.inf, 0, weight[..., None])  # a masked class has no bins
     excess = weight * (cast_like(is_label(p, labels), p) - p)
     classes = p.shape[-1]
     index = _equal_width(p, num_bins) + num_bins * jnp.arange(classes, dtype=jnp.int32)
-    excess, index = excess.reshape(-1, classes), index.reshape(-1, classes)
-    gaps = _bin_sums(excess, index, num_bins * classes)
+    gaps = _bin_sums(as_rows(excess), as_rows(index), num_bins * classes)
     return _per(jnp.sum(weight), jnp.sum(jnp.abs(gaps)))
 
 

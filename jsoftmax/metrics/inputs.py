@@ -5,13 +5,13 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax.core.arguments import (
-    as_labels,
     as_logits,
+    check_integers,
     check_shape,
-    is_distribution,
+    labels_and_ignored,
     normalize_axis,
 )
-from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.core.dtypes import at_least_16_bits, cast_like, to_compute_dtype
 from jsoftmax.core.masking import mask_classes
 from jsoftmax.stats.labels import check_labels
 
@@ -24,9 +24,9 @@ def metric_inputs(
     ignore_index: ArrayLike | None,
 ) -> tuple[Array, Array, Array]:
     """Return masked logits, labels, and weights: NaN for an out-of-range label, 0 if ignored."""
-    logits, labels = as_logits(logits), as_labels(labels)
-    if is_distribution(labels):
-        raise TypeError(f"`labels`: expected integers, got a distribution of dtype {labels.dtype}.")
+    logits = at_least_16_bits(as_logits(logits))
+    labels, ignored = labels_and_ignored(labels, ignore_index)
+    check_integers(labels)
     normalize_axis("logits", logits, -1)
     check_labels(logits, labels)
     logits = mask_classes(logits, where)
@@ -34,8 +34,8 @@ def metric_inputs(
     if sample_weight is not None:
         weight = cast_like(sample_weight, weight)
         check_shape("sample_weight", weight, labels.shape, "a weight for every example")
-    if ignore_index is not None:
-        weight = jnp.where(labels == ignore_index, 0, weight)
+    if ignored is not None:
+        weight = jnp.where(ignored, 0, weight)
     valid = (labels >= 0) & (labels < logits.shape[-1])
     weight = jnp.where(valid | (weight == 0), weight, jnp.nan)
     return logits, labels, weight

@@ -19,8 +19,6 @@ from jsoftmax.stats.labels import at_label
 _RANGE = 1000  # factor between a fitted temperature and the gaps of the logits, at most
 
 
-# Jitted here, because outside of `jit` every call would compile the loop again.
-@partial(jax.jit, static_argnames="axis_name")
 def fit_temperature(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -61,10 +59,15 @@ def fit_temperature(
       >>> js.softmax(logits[0], temperature=temperature)
       Array([0.25, 0.75], dtype=float32)
     """
-    logits, labels, weight = lax.stop_gradient(
-        metric_inputs(logits, labels, where, sample_weight, ignore_index)
+    return _fitted(
+        *lax.stop_gradient(metric_inputs(logits, labels, where, sample_weight, ignore_index)),
+        axis_name=axis_name,
     )
 
+
+# Jitted here, because outside of `jit` every call would compile the loop again.
+@partial(jax.jit, static_argnames="axis_name")
+def _fitted(logits, labels, weight, axis_name):
     def mean(values, weight=weight):
         return weighted_mean(values, weight, axis_name=axis_name)
 

@@ -17,8 +17,8 @@ from jax.typing import ArrayLike
 
 from jsoftmax.checks import check_values
 from jsoftmax.core.arguments import as_logits, integer_labels, normalize_axis
-from jsoftmax.core.dtypes import to_compute_dtype
-from jsoftmax.core.masking import centred, class_mask, mask_classes
+from jsoftmax.core.dtypes import at_least_16_bits, to_compute_dtype
+from jsoftmax.core.masking import as_rows, centred, class_mask, mask_classes
 from jsoftmax.core.numerics import multiply_no_nan, neg_inf_to_zero
 from jsoftmax.stats.centred import Rows, reduce_centred
 from jsoftmax.stats.labels import at_label, at_labels, check_labels, is_any_label, is_label
@@ -55,7 +55,7 @@ def logit_stats(
       >>> js.logit_stats(jnp.array([[2.0, 1.0, 0.0]]), jnp.array([0])).others
       Array([1.3133], dtype=float32)
     """
-    logits = as_logits(logits)
+    logits = at_least_16_bits(as_logits(logits))
     labels = integer_labels(labels)
     normalize_axis("logits", logits, -1)
     check_labels(logits, labels)
@@ -144,9 +144,9 @@ def _stats(logits, labels, where, fields, *, to_top):
     """Return the stats in the shape of the labels, and their shift."""
     shape, classes = labels.shape, logits.shape[-1]
     if labels.ndim == logits.ndim:  # lists are gathered and scattered as [N, K]
-        labels, logits = labels.reshape(-1, shape[-1]), logits.reshape(-1, classes)
+        labels, logits = as_rows(labels), as_rows(logits)
         if where is not None:
-            where = jnp.broadcast_to(where, (*shape[:-1], classes)).reshape(-1, classes)
+            where = as_rows(jnp.broadcast_to(where, (*shape[:-1], classes)))
     target, runner_up, others = _reduce(fields, logits, labels, where)
     unmasked = _unmasked_label(logits, labels, where)
     made = to_stats(target, labels, unmasked, runner_up, others, fields, centred=to_top)

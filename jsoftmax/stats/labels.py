@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsoftmax.core.arguments import as_labels, check_shape, is_distribution
+from jsoftmax.core.arguments import as_labels, check_shape, check_some_class, is_distribution
 from jsoftmax.core.dtypes import to_compute_dtype
 
 
@@ -40,10 +40,16 @@ class SparseLabels(NamedTuple):
     probs: Array
 
 
+def with_indices(labels: Any) -> Any:
+    """Return labels, or `SparseLabels` with indices, in a dtype that holds any class."""
+    if isinstance(labels, SparseLabels):
+        return labels._replace(indices=as_labels(labels.indices, "labels.indices"))
+    return as_labels(labels)
+
+
 def check_labels(logits: Array, labels: Array, name: str = "labels") -> None:
     """Check labels against logits whose last axis is the classes; neither is ever broadcast."""
-    if not logits.shape[-1]:
-        raise AssertionError(f"`logits`: expected at least one class, got shape {logits.shape}.")
+    check_some_class("logits", logits)
     if is_distribution(labels):
         check_shape(name, labels, logits.shape, "a probability for every class of every example")
     else:
@@ -52,7 +58,8 @@ def check_labels(logits: Array, labels: Array, name: str = "labels") -> None:
 
 def check_sparse_labels(labels: Any, examples: tuple[int, ...]) -> tuple[Array, Array]:
     """Return the indices and probs of `SparseLabels`, checked."""
-    indices, probs = as_labels(labels.indices), jnp.asarray(labels.probs)
+    indices = as_labels(labels.indices, "labels.indices")
+    probs = jnp.asarray(labels.probs)
     if is_distribution(indices):
         raise TypeError(f"`labels.indices`: expected integers, got dtype {indices.dtype}.")
     if not is_distribution(probs):

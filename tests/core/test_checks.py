@@ -131,7 +131,11 @@ X = jnp.ones((2, 3))
         (ValueError, "`gradient`: .*got \"?'?x", lambda: js.angular_margin(gradient="x")),
         (ValueError, "`anneal`: expected >= 0", lambda: js.l_softmax(4, -1.0)),
         (ValueError, "`q`: expected >= 0", lambda: js.generalized_cross_entropy(X, LABELS, q=-1)),
-        (ValueError, "`k`: expected >= 1", lambda: js.top_k_accuracy(X, LABELS, k=0)),
+        (
+            ValueError,
+            "`k`: expected an integer of at least 1",
+            lambda: js.top_k_accuracy(X, LABELS, k=0),
+        ),
         (
             ValueError,
             "`ignore_index`: expected integer labels",

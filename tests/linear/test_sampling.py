@@ -134,7 +134,7 @@ def test_gradients_reach_the_sampled_rows_only():
     ("change", "error", "message"),
     [
         ({"num_sampled": C + 1}, ValueError, "`num_sampled`: expected at most"),
-        ({"num_sampled": 0}, ValueError, "`num_sampled`: expected >= 1"),
+        ({"num_sampled": 0}, ValueError, "`num_sampled`: expected an integer of at least 1"),
         ({"labels": jnp.ones(3)}, TypeError, "`labels`: expected integers"),
         ({"class_axis": "model"}, NameError, "`class_axis`"),
         ({"batch_axis": "data"}, NameError, "`batch_axis`"),

@@ -179,7 +179,7 @@ Z, Y = np.zeros((2, 3), np.float32), np.zeros(2, int)
         (lambda: js.distillation_loss(Z, Z > 0), TypeError, "teacher_logits"),
         (lambda: js.distillation_loss(Z > 0, Z), TypeError, "student_logits"),
         (lambda: js.distillation_loss(Z, Z, temperature=0.0), ValueError, "temperature"),
-        (lambda: js.distillation_loss(Z, Z, temperature=np.ones(2)), AssertionError, "temperature"),
+        (lambda: js.distillation_loss(Z, Z, temperature=np.ones(4)), AssertionError, "temperature"),
         (lambda: js.brier_loss(Z, Y[:1]), AssertionError, "labels"),
         (lambda: js.brier_loss(Z, Z[:, :2]), AssertionError, "labels"),
         (lambda: js.brier_loss(Z, Z, ignore_index=0), ValueError, "ignore_index"),

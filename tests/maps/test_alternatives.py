@@ -105,7 +105,7 @@ def test_maps_of_differences_do_not_see_an_offset(case):
 
 @pytest.mark.parametrize("order", [-2, 0, 1, 3])
 def test_taylor_of_odd_order(order):
-    with pytest.raises(ValueError, match=f"`order`: expected an even number >= 2, got {order}"):
+    with pytest.raises(ValueError, match=f"`order`: expected an .*, got {order}"):
         js.taylor_softmax(jnp.zeros(3), order=order)
 
 

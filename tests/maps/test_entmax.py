@@ -132,10 +132,12 @@ ORDERS = [-1.0, 0.0, 0.5, 0.999, 1.0, 1 + 1e-6, 1.001, 1.3, 1.5, 2.0, 2.5]
 @pytest.mark.parametrize("classes", [3, 1000])
 def test_every_alpha_in_one_array(classes):
     logits = jnp.broadcast_to(hard_logits(classes)[:, None], (8, len(ORDERS), classes))
-    alpha = jnp.array(ORDERS)[:, None]
+    alpha = jnp.array(ORDERS)[None, :, None]
     p = jax.jit(lambda alpha: js.entmax(logits, alpha=alpha))(alpha)
     for i, order in enumerate(ORDERS):
-        expected = oracles.entmax(logits[:, i], alpha=order if order == 1 else float(alpha[i, 0]))
+        expected = oracles.entmax(
+            logits[:, i], alpha=order if order == 1 else float(alpha[0, i, 0])
+        )
         assert_allclose(p[:, i], expected, rtol=3e-5, atol=3e-7 if order < 2 else 2e-6)
     for order, same in [(1.0, js.softmax), (1.5, js.entmax15), (2.0, js.sparsemax)]:
         assert_allclose(p[:, ORDERS.index(order)], same(logits[:, 0]), rtol=1e-5, atol=3e-7)
@@ -224,7 +226,7 @@ def test_jacobian(alpha):
 
 def test_bad_alpha_and_nan():
     with pytest.raises(AssertionError, match="alpha"):
-        js.entmax(jnp.zeros((3, 4)), alpha=jnp.ones(3))
+        js.entmax(jnp.zeros((3, 4)), alpha=jnp.ones(4))
     with pytest.raises(ValueError, match="alpha"):
         js.entmax_loss(jnp.zeros((3, 4)), jnp.zeros(3, int), alpha=0.0)
     with pytest.raises(ValueError, match="t1"):
