@@ -20,12 +20,12 @@ Axis = int | tuple[int, ...]
 
 def as_logits(logits: ArrayLike, name: str = "logits") -> Array:
     """Return `logits` as a real array; integers become the default float."""
-    logits = unnarrowed(logits)
-    if jnp.issubdtype(logits.dtype, jnp.integer):
-        return jnp.asarray(logits, float)
-    if not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise TypeError(f"`{name}`: expected real numbers, got dtype {logits.dtype}.")
-    return logits
+    given = unnarrowed(logits)
+    if jnp.issubdtype(given.dtype, jnp.integer):
+        return jnp.asarray(given, float)
+    if not jnp.issubdtype(given.dtype, jnp.floating):
+        raise TypeError(f"`{name}`: expected real numbers, got dtype {given.dtype}.")
+    return given
 
 
 def as_labels(labels: ArrayLike, name: str = "labels") -> Array:

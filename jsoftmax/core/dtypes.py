@@ -23,10 +23,10 @@ def unnarrowed(x: ArrayLike) -> Any:
 
 def to_compute_dtype(x: ArrayLike) -> Array:
     """Return `x` in its compute dtype: float32 or wider, the default float for integers."""
-    x = unnarrowed(x)
-    if jnp.issubdtype(x.dtype, jnp.integer):
-        return jnp.asarray(x, float)
-    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+    given = unnarrowed(x)
+    if jnp.issubdtype(given.dtype, jnp.integer):
+        return jnp.asarray(given, float)
+    return given.astype(jnp.float32) if given.dtype.itemsize < 4 else given
 
 
 def at_least_16_bits(x: Array) -> Array:

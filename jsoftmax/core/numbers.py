@@ -19,14 +19,14 @@ from jsoftmax.core.arguments import Axis, axes_of_classes, check_shape
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 
 
-def number(value: Any) -> ArrayLike:
+def number(value: Any) -> Any:
     """Return a Python number as it is, and anything else as an array of numpy or JAX."""
     if isinstance(value, (int, float, np.generic, np.ndarray, Array)):
         return value
     return jnp.asarray(value)
 
 
-def by_example(name: str, value: Any, shape: tuple[int, ...], axis: Axis = -1) -> ArrayLike:
+def by_example(name: str, value: Any, shape: tuple[int, ...], axis: Axis = -1) -> Any:
     """Return a number so that it broadcasts against logits of the given shape.
 
     It may have the shape of the examples, that of the logits without the class axes; or the rank of

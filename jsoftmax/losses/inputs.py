@@ -119,9 +119,10 @@ def loss_inputs(
             where.reshape((1,) * (logits.ndim - where.ndim) + where.shape), axis, -1
         )
         where = jnp.broadcast_to(where, (*where.shape[:-1], logits.shape[axis]))
-    probs, left_out, sparse = None, None, isinstance(labels, SparseLabels)
+    probs, left_out, sparse = None, None, False
     examples = logits.shape[:axis] + logits.shape[axis + 1 :]
-    if sparse:
+    if isinstance(labels, SparseLabels):
+        sparse = True
         labels, probs = check_sparse_labels(labels, examples)
         if not labels.shape[-1]:  # no class at all, and so no loss
             labels, probs = jnp.zeros(examples, labels.dtype), None
@@ -170,7 +171,7 @@ def _are_valid(labels, probs, classes):
     return valid if probs is None else jnp.all(valid & jnp.isfinite(probs), -1)
 
 
-def per_example(name: str, value: Any, logits: Array, axis: int) -> ArrayLike:
+def per_example(name: str, value: Any, logits: Array, axis: int) -> Any:
     """Return a number that broadcasts against logits whose classes were moved last."""
     given = list(logits.shape)
     given.insert(axis % logits.ndim, given.pop())
