@@ -95,7 +95,14 @@ def all_gather_rows(x: Array, axes: MeshAxes) -> Array:
 
     So the transpose is one reduce-scatter: it sums a gradient and cuts each device's rows from it.
     """
-    return from_bits(lax.all_gather(bits(x), axes, tiled=True), x.dtype)
+    gather = partial(lax.all_gather, axis_name=axes, tiled=True)
+
+    def gather_bits(x):
+        return from_bits(gather(bits(x)), x.dtype)
+
+    # XLA's CPU backend alone would send 16-bit numbers as float32. The derivative of bits is 0, which
+    # is wrong where a loop drops the rule below.
+    return lax.platform_dependent(x, cpu=gather_bits, default=gather)
 
 
 @all_gather_rows.defjvp

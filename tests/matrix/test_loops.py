@@ -103,7 +103,6 @@ MEMBERS = [
     *[linear(f"nll, {name}", js.nll, **blocks) for name, blocks in BLOCKS.items()],
     linear("hinge, by rows", hinge, margin=ARCFACE, **BLOCKS["by rows"]),
     linear("hinge, each", hinge, margin=ARCFACE, **BLOCKS["each"]),
-    linear("lists, by classes", js.focal, lists=True, **BLOCKS["by classes"]),
     linear("lists, each, by rows", js.focal, lists=True, **BLOCKS["each, by rows"]),
     Member("linear_stats", statistics, 3),
 ]
@@ -228,9 +227,8 @@ def test_second_derivatives_in_every_loop(member):
 
 
 THIRD = [
-    linear("nll, by classes", js.nll, class_block=1),
+    linear("nll, by classes", js.nll, class_block=2),
     linear("hinge, by rows", hinge, **BLOCKS["by rows"]),
-    linear("nll, each", js.nll, **BLOCKS["each"]),
     of_map(MAP["entmax15"]),
 ]
 
