@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jsoftmax.core.collectives import NO_CLASS
 from jsoftmax.core.dtypes import unnarrowed
 
 Axis = int | tuple[int, ...]
@@ -53,6 +54,17 @@ def labels_and_ignored(
     if isinstance(given, np.ndarray) and isinstance(index, np.ndarray):
         return labels, jnp.asarray(given == index)
     return labels, labels == _held_by(labels.dtype, index)
+
+
+def marked_labels(labels: ArrayLike, ignore_index: ArrayLike | None) -> Array:
+    """Return labels of which, if there is an `ignore_index`, those to ignore are -1, and only they.
+
+    Others that are negative are no class either way.
+    """
+    labels, ignored = labels_and_ignored(labels, ignore_index)
+    if ignored is None:
+        return labels
+    return jnp.where(ignored, -1, jnp.where(labels < 0, NO_CLASS, labels))
 
 
 def _checked_labels(labels, name):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import integer_labels
+from jsoftmax.core.arguments import check_integers, marked_labels
 from jsoftmax.core.collectives import (
     NO_CLASS,
     MeshAxes,
@@ -107,7 +107,8 @@ def sample_classes(
     """
     check_bound_axis("class_axis", class_axis)
     check_bound_axis("batch_axis", batch_axis)
-    labels = integer_labels(labels)
+    labels = marked_labels(labels, ignore_index)
+    check_integers(labels)
     num_classes = static_count("num_classes", num_classes, 1)
     num_sampled = static_count("num_sampled", num_sampled, 1)
     if num_sampled > num_classes:
@@ -117,7 +118,7 @@ def sample_classes(
     both, batch_axis = split_shared_axes(batch_axis, class_axis)
     whole = labels if both is None else all_gather_unvarying(labels, both)
     here = to_local_labels(whole, num_classes, class_axis)
-    ignored = whole == ignore_index if ignore_index is not None else jnp.zeros_like(whole, bool)
+    ignored = whole == -1 if ignore_index is not None else jnp.zeros_like(whole, bool)
     outside = (here < 0) | (here >= num_classes) | ignored
     if class_axis is not None:
         key = jax.random.fold_in(key, lax.axis_index(class_axis))

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
 from jsoftmax.checks import check_values
-from jsoftmax.core.arguments import check_shape, labels_and_ignored, normalize_axis
+from jsoftmax.core.arguments import check_shape, marked_labels, normalize_axis
 from jsoftmax.core.collectives import NO_CLASS, MeshAxes, axes_of
 from jsoftmax.core.dtypes import to_compute_dtype
 from jsoftmax.linear.arguments import Padding, checked_precision
@@ -177,10 +177,7 @@ def _indices(labels, options):
         options["ignore_index"] = -1
     if isinstance(labels, SparseLabels):
         return with_indices(labels)
-    labels, ignored = labels_and_ignored(labels, index)
-    if ignored is None:
-        return labels
-    return jnp.where(ignored, -1, jnp.where(labels < 0, NO_CLASS, labels))
+    return marked_labels(labels, index)
 
 
 def _pop(options, names):
