@@ -100,8 +100,8 @@ def all_gather_rows(x: Array, axes: MeshAxes) -> Array:
     def gather_bits(x):
         return from_bits(gather(bits(x)), x.dtype)
 
-    # XLA's CPU backend alone would send 16-bit numbers as float32. The derivative of bits is 0, which
-    # is wrong where a loop drops the rule below.
+    # XLA's CPU backend alone would send 16-bit numbers as float32. The derivative of bits is 0,
+    # which is wrong where a loop drops the rule below.
     return lax.platform_dependent(x, cpu=gather_bits, default=gather)
 
 
