@@ -78,7 +78,6 @@ def statistics(x):
 
 
 BLOCKS = {
-    "at once": {},
     "by rows": {"row_block": 2, "class_block": 2},
     "by classes": {"class_block": 2},
     "each": {"reduction": None, "class_block": 2},
@@ -95,14 +94,12 @@ MEMBERS = [
     of_distribution(LOSS["entmax15_loss"]),
     of_distribution(LOSS["entmax_loss"]),
     of_lists(LOSS["cross_entropy, everything"]),
-    of_lists(LOSS["gce"]),
     of_stats("nll, z_loss", partial(js.nll, z_loss=0.01)),
     of_stats("hinge", hinge),
     Member("perplexity", lambda z: js.perplexity(z, LABELS)[None]),
     Member("straight_through margin", straight_through, 3),
     *[linear(f"nll, {name}", js.nll, **blocks) for name, blocks in BLOCKS.items()],
     linear("hinge, by rows", hinge, margin=ARCFACE, **BLOCKS["by rows"]),
-    linear("hinge, each", hinge, margin=ARCFACE, **BLOCKS["each"]),
     linear("lists, each, by rows", js.focal, lists=True, **BLOCKS["each, by rows"]),
     Member("linear_stats", statistics, 3),
 ]
