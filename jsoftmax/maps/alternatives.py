@@ -228,7 +228,8 @@ def _with_size(logits, axis, where):
 
 def _inverse(size):
     """Return 1 / size, or nearly so where that would be rounded to 0 for being subnormal."""
-    return jnp.maximum(1 / size, float(jnp.finfo(size.dtype).tiny))
+    tiny = float(jnp.finfo(size.dtype).tiny)
+    return jnp.where(size == jnp.inf, 0, jnp.maximum(1 / size, tiny))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
