@@ -88,10 +88,11 @@ def test_top_k_of_16_bits_and_of_nothing():
     assert (masked[..., 2] == -jnp.inf).all()
 
 
-@pytest.mark.parametrize("k", [0, CLASSES + 1])
-def test_k_has_a_range(k):
-    with pytest.raises(ValueError, match="`k`: expected an integer from 1 to 40"):
-        js.linear_top_k(X, W, k)
+def test_k_has_a_range():
+    with pytest.raises(ValueError, match="`k`: expected an integer of at least 1, got 0"):
+        js.linear_top_k(X, W, 0)
+    with pytest.raises(ValueError, match="`k`: expected at most 40, the classes, got 41"):
+        js.linear_top_k(X, W, CLASSES + 1)
 
 
 def over_mesh(function, *more):

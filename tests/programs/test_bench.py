@@ -199,7 +199,7 @@ def test_the_lists_are_complete():
     home = {name: getattr(getattr(js, name), "__module__", "") for name in js.__all__}
     margins = {name for name in js.__all__ if home[name].startswith("jsoftmax.margins")}
     # ldam takes class counts, and the time of cosface
-    assert set(MARGINS) == {"none", *margins} - {"AngularMargin", "ldam"}
+    assert set(MARGINS) == {"none", *margins} - {"AngularMargin", "PerExample", "ldam"}
 
 
 def test_free_memory_and_sizes(monkeypatch):
