@@ -136,7 +136,7 @@ def loss_inputs(
     if probs is None:
         check_labels(logits, labels, name)
     wide = to_compute_dtype(logits)
-    weights = example_weights(sample_weight, examples, wide)
+    weights = given_weights = example_weights(sample_weight, examples, wide)
     if class_weight is not None:
         of_label = cast_like(class_weight, wide)
         check_shape("class_weight", of_label, logits.shape[-1:], "a weight for every class")
@@ -149,9 +149,9 @@ def loss_inputs(
         )
     if left_out is not None:
         weights = weights if weights is None else jnp.where(left_out, 0, weights)
-    if weights is not None:
+    if given_weights is not None:
         valid = _are_valid(labels, probs, logits.shape[-1])
-        spoilt = (weights == 0) & ~(are_finite(mask_classes(wide, where)) & valid)
+        spoilt = (given_weights == 0) & ~(are_finite(mask_classes(wide, where)) & valid)
         left_out = spoilt if left_out is None else left_out | spoilt
     if left_out is not None:
         of_row = left_out[..., None]
