@@ -122,5 +122,8 @@ def project_out(gradient: Array, vectors: Array, inverse_norm: Array | None) -> 
     """Take out the part of gradients along vectors of which only the direction counts."""
     if inverse_norm is None:
         return gradient
-    unit = vectors.astype(gradient.dtype) * inverse_norm[:, None]
-    return gradient - jnp.sum(gradient * unit, -1, keepdims=True) * unit
+    # Not by unit vectors, which are used twice: XLA would write them to memory. Nor by the square
+    # of the inverse norm, which may underflow.
+    vectors = vectors.astype(gradient.dtype)
+    along = jnp.sum(gradient * vectors, -1) * inverse_norm * inverse_norm
+    return gradient - along[:, None] * vectors
