@@ -52,16 +52,18 @@ def _scaled_norm(x: Array) -> tuple[Array, Array]:
     limits = jnp.finfo(x.dtype)
     least = float(limits.tiny) / float(limits.eps)
     usual = jnp.all((square > least) & (square <= float(limits.max)))
-
-    def again(x):
-        factor = unit_factor(x)
-        return factor, jnp.sum(jnp.square(x * factor[..., None]), -1)
-
-    def found(_):
-        return vary(jnp.ones_like(square), varying_zero(square, x.dtype)), square
-
-    factor, square = lax.cond(usual, found, again, x)
+    factor, square = lax.cond(usual, _as_found, _once_more, x, square)
     return factor, safe_sqrt(square)
+
+
+# Not inside of `_scaled_norm`: outside of jit, new functions would be compiled by every call.
+def _as_found(x, square):
+    return vary(jnp.ones_like(square), varying_zero(square, x.dtype)), square
+
+
+def _once_more(x, square):
+    factor = unit_factor(x)
+    return factor, jnp.sum(jnp.square(x * factor[..., None]), -1)
 
 
 @_scaled_norm.defjvp

@@ -74,11 +74,11 @@ def trace_loss(
     fields, traced = trace(())
     if traced.consts:
         fields, traced = trace(tuple(traced.consts))
-    key = _key(loss, traced)
+    key, jaxpr = _key(loss, traced), traced.jaxpr
 
-    def run(stats, shift, values, weight):
+    def run(stats, shift, values, weight):  # which is kept, and must not hold values
         leaves = jax.tree.leaves((without_unread(stats, fields), shift, weight))
-        return jax.core.eval_jaxpr(traced.jaxpr, values, *leaves)[0]
+        return jax.core.eval_jaxpr(jaxpr, values, *leaves)[0]
 
     values = tuple(map(jnp.asarray, traced.consts))
     if average is None:

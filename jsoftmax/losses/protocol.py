@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import jax
 from jax import Array
 
-from jsoftmax.core.numbers import is_static
+from jsoftmax.core.numbers import is_concrete, is_static
 from jsoftmax.stats.logit_stats import LogitStats, absolute
 from jsoftmax.stats.statistics import OPTIONAL
 
@@ -108,12 +108,18 @@ def fields_read(loss: Callable[..., Array], stats: LogitStats, *more: Any) -> tu
 
     A field that is not computed is None, with which nothing can be computed.
     """
+    # Handed over, not closed over: after an error JAX would say that these have leaked.
+    options = loss.keywords if isinstance(loss, functools.partial) else {}
+    traced = {name: x for name, x in options.items() if not is_concrete(x)}
+
+    def evaluate(stats, more, traced):
+        return loss(stats, *more, **traced)
 
     def needs(*names):
         absent: dict[str, Any] = dict.fromkeys(names)
         without = stats._replace(**absent)
         try:
-            jax.eval_shape(loss, without, *more)
+            jax.eval_shape(evaluate, without, more, traced)
         except Exception:  # of whatever kind: an error that is not ours comes back with all fields
             return True
         return False
