@@ -52,9 +52,9 @@ class ClassBlock(NamedTuple):
         inside = (labels >= new) & (labels < start + size)
         unmasked = ~is_any_label(classes, labels)
         if where is not None:
-            unmasked &= where
+            unmasked &= where[None]
         if num_local % size:
-            unmasked &= classes >= new
+            unmasked &= (classes >= new)[None]
         return cls(head, classes, labels - start, inside, unmasked)
 
     def logits(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jsoftmax.core.arguments import with_rank_of
 from jsoftmax.core.collectives import MeshAxes, gather_per_class, pmean
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.norms import inverse_norm, norm, of_unit_size
@@ -51,7 +52,7 @@ def cosines(products: Array, of_features: Array | None, of_weight: Array | None)
     if of_features is not None:
         c = c * of_features[..., None]
     if of_weight is not None:
-        c = c * of_weight
+        c = c * with_rank_of(c, of_weight)
     return c
 
 
@@ -64,7 +65,7 @@ def logits_of(
     """
     z = cosine if scale is None else cast_like(scale, cosine) * cosine
     if bias is not None:
-        z = z + cast_like(bias, z)
+        z = z + with_rank_of(z, cast_like(bias, z))
     if softcap is not None:
         cap = cast_like(softcap, z)
         z = cap * jnp.tanh(z / cap)

@@ -164,3 +164,11 @@ def normalize_axis(name: str, x: Array, axis: int) -> int:
             f"`{name}`: expected an axis {axis}, got shape {x.shape} with {x.ndim} axes."
         )
     return axis % x.ndim
+
+
+def with_rank_of(like: Array, x: Array) -> Array:
+    """Return `x` with axes of size 1 in front, until it has as many as `like`.
+
+    JAX would add them itself, but not with `jax_numpy_rank_promotion="raise"`.
+    """
+    return jnp.expand_dims(x, range(like.ndim - x.ndim))

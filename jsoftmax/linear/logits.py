@@ -17,8 +17,9 @@ from jsoftmax.blockwise.scores import (
     with_margin,
 )
 from jsoftmax.core.arguments import check_shape, integer_labels
-from jsoftmax.core.collectives import gather_per_class
+from jsoftmax.core.collectives import axes_of, gather_per_class
 from jsoftmax.core.masking import mask_classes
+from jsoftmax.core.meshes import explicit_axes, on_any_mesh, without_classes
 from jsoftmax.linear.arguments import checked_head, checked_precision
 from jsoftmax.margins.angular import AngularMargin
 from jsoftmax.margins.partition import combine, partition
@@ -26,6 +27,15 @@ from jsoftmax.margins.per_example import PerExample
 from jsoftmax.stats.labels import at_label, is_label
 
 
+def _axes(given):
+    """Return those of the features for the examples, and of the weight for the classes."""
+    examples = without_classes("features")(given) or (None,) * (jnp.ndim(given["features"]) - 1)
+    taken = {name for axes in examples for name in axes_of(axes)}
+    classes = explicit_axes(given["weight"])[:1]
+    return *examples, *(None if taken & {*axes_of(axes)} else axes for axes in classes)
+
+
+@on_any_mesh(_axes)
 def linear_logits(
     features: ArrayLike,
     weight: ArrayLike,

@@ -27,6 +27,7 @@ from jsoftmax.core.collectives import (
     psum,
     split_shared_axes,
 )
+from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numerics import multiply_no_nan
 from jsoftmax.linear.arguments import (
     average_class_weight,
@@ -45,6 +46,7 @@ from jsoftmax.stats.labels import SparseLabels, with_indices
 from jsoftmax.stats.logit_stats import LogitStats, absolute
 
 
+@on_any_mesh(without_classes("features"))
 def linear_loss(
     features: ArrayLike,
     weight: ArrayLike,
@@ -82,7 +84,8 @@ def linear_loss(
       weight: `[classes, features]`, a row per class vector (a Flax `kernel` is its transpose).
       labels: integers `[...]`; or `SparseLabels`, the expected loss over them (not with a margin).
       loss: a function of one example's `LogitStats`, such as `js.focal`, `partial(js.gce, q=0.5)`,
-        or your own; see `shift_invariant`. Values it closes over may be traced and get gradients.
+        or your own; see `shift_invariant`. Values it closes over may be traced and get gradients
+        (those on an Explicit mesh in a `partial`).
         Statistics that it does not read are not computed.
       bias: `[classes]`, added after margin and scale.
       softcap: c > 0, the bound on the size of the logits.
@@ -206,6 +209,7 @@ def linear_loss(
     return result, stats
 
 
+@on_any_mesh(without_classes("features"))
 def linear_cross_entropy(
     features: ArrayLike,
     weight: ArrayLike,

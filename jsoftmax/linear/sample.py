@@ -25,15 +25,18 @@ from jsoftmax.core.collectives import (
 )
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.masking import as_rows
+from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numbers import is_static, like_examples, within
 from jsoftmax.core.numerics import log_or_neg_inf, neg_inf_to_zero, softplus
 from jsoftmax.linear.arguments import checked_head, checked_precision, unflatten
 from jsoftmax.linear.top_k import checked_k, temperature_by_row
+from jsoftmax.stats.labels import class_numbers
 
 _CHUNK = 1024  # classes that share a key, part of what a sample is
 _DEPTH = 128.0  # how far below the largest logit a class can matter to a nucleus
 
 
+@on_any_mesh(without_classes("features"))
 def linear_sample(
     key: Array,
     features: ArrayLike,
@@ -133,7 +136,7 @@ def _keys(key, shape):
 
 def _draw(top_k, axes, z, keys, top_p, min_p):
     """Return a class and its log-probability for every row of logits `[n, C]`."""
-    classes = to_global_labels(jnp.arange(z.shape[-1], dtype=jnp.int32), z.shape[-1], axes)
+    classes = to_global_labels(class_numbers(z, jnp.int32), z.shape[-1], axes)
     best = largest_k(z, 1, axes)[0]
     d = z - neg_inf_to_zero(best)
     if top_k is not None:

@@ -19,6 +19,7 @@ from jsoftmax.core.collectives import (
     split_shared_axes,
     to_local_labels,
 )
+from jsoftmax.core.meshes import on_any_mesh, same_everywhere
 from jsoftmax.core.numbers import static_count
 
 
@@ -48,6 +49,7 @@ class ClassSample(NamedTuple):
     log_expected_count: Array
 
 
+@on_any_mesh(same_everywhere)
 def sample_classes(
     key: Array,
     labels: ArrayLike,

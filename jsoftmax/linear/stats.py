@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jsoftmax.blockwise.forward import stats_of
 from jsoftmax.blockwise.gradient import reduced
 from jsoftmax.core.collectives import MeshAxes
+from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.linear.arguments import checked_examples, checked_head, make_plan, unflatten
 from jsoftmax.margins.angular import AngularMargin
 from jsoftmax.stats.labels import SparseLabels
@@ -16,6 +17,7 @@ from jsoftmax.stats.logit_stats import LogitStats
 from jsoftmax.stats.statistics import OPTIONAL
 
 
+@on_any_mesh(without_classes("features"))
 def linear_stats(
     features: ArrayLike,
     weight: ArrayLike,

@@ -13,11 +13,13 @@ from jsoftmax.blockwise.types import Head
 from jsoftmax.core.collectives import MeshAxes, check_bound_axis, num_global
 from jsoftmax.core.dtypes import sum_dtype
 from jsoftmax.core.masking import as_rows
+from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numbers import at_least, is_static, like_examples, static_count
 from jsoftmax.linear.arguments import checked_head, checked_precision, unflatten
 from jsoftmax.margins.angular import AngularMargin
 
 
+@on_any_mesh(without_classes("features"))
 def linear_top_k(
     features: ArrayLike,
     weight: ArrayLike,

@@ -6,6 +6,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax.core.masking import centred
+from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numbers import within
 from jsoftmax.losses.inputs import loss_inputs, per_example
 from jsoftmax.losses.reduction import Reduction
@@ -14,6 +15,7 @@ from jsoftmax.maps.entmax_solver import broadcast_alpha, log_entmax
 from jsoftmax.stats.labels import SparseLabels
 
 
+@on_any_mesh(without_classes("logits", "axis"))
 def bi_tempered_loss(
     logits: ArrayLike,
     labels: ArrayLike | SparseLabels,

@@ -6,10 +6,12 @@ from jax.typing import ArrayLike
 
 from jsoftmax.core.arguments import as_logits, check_broadcasts, check_shape
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.core.meshes import like, on_any_mesh
 from jsoftmax.core.numerics import multiply_no_nan, softplus
 from jsoftmax.losses.reduction import Reduction, reduce_losses, weighed
 
 
+@on_any_mesh(like("logits"))
 def binary_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,

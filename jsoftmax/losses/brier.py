@@ -6,6 +6,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax.core.masking import mask_classes
+from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numerics import neg_inf_to_zero, sigmoid
 from jsoftmax.losses.inputs import loss_inputs
 from jsoftmax.losses.reduction import Reduction
@@ -13,6 +14,7 @@ from jsoftmax.stats.dense import centred_stats
 from jsoftmax.stats.labels import SparseLabels, is_label
 
 
+@on_any_mesh(without_classes("logits", "axis"))
 def brier_loss(
     logits: ArrayLike,
     labels: ArrayLike | SparseLabels,

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import check_shape, is_distribution
+from jsoftmax.core.arguments import check_shape, is_distribution, with_rank_of
 from jsoftmax.core.collectives import gather_per_class
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numbers import is_static, within
 from jsoftmax.core.numerics import multiply_no_nan
 from jsoftmax.losses.inputs import (
@@ -26,6 +27,7 @@ from jsoftmax.stats.dense import soft_stats
 from jsoftmax.stats.labels import SparseLabels
 
 
+@on_any_mesh(without_classes("logits", "axis"))
 def cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike | SparseLabels,
@@ -124,7 +126,7 @@ def cross_entropies(
 
     if is_distribution(inputs.labels):
         q = to_compute_dtype(inputs.labels)
-        q = q if class_weight is None else q * cast_like(class_weight, q)
+        q = q if class_weight is None else q * with_rank_of(q, cast_like(class_weight, q))
         rows = Rows(inputs.logits, q, inputs.where, temperature)
         stats, shift, total, distance = soft_stats(rows, fields)
         of_top, numbers = loss_of(stats, shift)

@@ -20,6 +20,7 @@ from jsoftmax.core.arguments import (
 from jsoftmax.core.box_cox import expm2
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.masking import centred
+from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numbers import at_least, by_example
 from jsoftmax.core.numerics import expm1, multiply_no_nan, sigmoid
 from jsoftmax.losses.inputs import from_top, loss_inputs
@@ -29,6 +30,7 @@ from jsoftmax.maps.softmax import log_softmax, softmax_tangent
 from jsoftmax.stats.dense import class_stats
 
 
+@on_any_mesh(without_classes("logits", "axis"))
 def kl_divergence(
     logits: ArrayLike,
     target_probs: ArrayLike,
@@ -70,6 +72,7 @@ def kl_divergence(
     return inputs.reduced(losses, reduction)
 
 
+@on_any_mesh(without_classes("logits", "axis"))
 def js_divergence(
     logits: ArrayLike,
     target_probs: ArrayLike,
@@ -156,6 +159,7 @@ def _log_mean_exp_jvp(primals, tangents):
     return _log_mean_exp(x), sigmoid(x) * dx
 
 
+@on_any_mesh(without_classes("student_logits", "axis"))
 def distillation_loss(
     student_logits: ArrayLike,
     teacher_logits: ArrayLike,

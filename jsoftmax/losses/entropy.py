@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 from jsoftmax.core.arguments import as_logits, check_some_class, normalize_axis
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.masking import centred, mask_classes
+from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numerics import multiply_no_nan, neg_inf_to_zero
 from jsoftmax.losses.cross_entropy import cross_entropies
 from jsoftmax.losses.inputs import loss_inputs, per_stats
@@ -17,6 +18,7 @@ from jsoftmax.stats.dense import class_stats
 from jsoftmax.stats.labels import SparseLabels
 
 
+@on_any_mesh(without_classes("logits", "axis"))
 def entropy(
     logits: ArrayLike,
     *,
@@ -68,6 +70,7 @@ def _entropy_jvp(primals, tangents):
     return _entropy(d), softmax_tangent(d, -neg_inf_to_zero(d), dd)
 
 
+@on_any_mesh(without_classes("logits", "axis"))
 def confidence_penalty_loss(
     logits: ArrayLike,
     labels: ArrayLike | SparseLabels,
@@ -102,11 +105,11 @@ def confidence_penalty_loss(
 
     @jax.checkpoint
     def penalised(logits):
-        z = to_compute_dtype(as_logits(logits))  # the sum of two 16-bit gradients is rounded once
+        z = to_compute_dtype(logits)  # the sum of two 16-bit gradients is rounded once
         inputs = loss_inputs(z, labels, axis, where, ignore_index, sample_weight)
         loss = cross_entropies(inputs)
         weight = per_stats({"beta": beta}, inputs.logits, axis, loss)["beta"]
         penalty = cast_like(weight, loss) * entropy(inputs.logits, where=inputs.where)
         return inputs.reduced(loss - penalty, reduction)
 
-    return penalised(logits)
+    return penalised(as_logits(logits))

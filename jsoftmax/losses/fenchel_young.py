@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax.core.box_cox import box_cox
 from jsoftmax.core.masking import centred
+from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numbers import at_least
 from jsoftmax.core.numerics import change, multiply_no_nan, safe_sqrt
 from jsoftmax.losses.inputs import loss_inputs, per_example
@@ -27,6 +28,7 @@ from jsoftmax.maps.power_map import power_map
 from jsoftmax.stats.labels import SparseLabels, at_label
 
 
+@on_any_mesh(without_classes("logits", "axis"))
 def sparsemax_loss(
     logits: ArrayLike,
     labels: ArrayLike | SparseLabels,
@@ -63,6 +65,7 @@ def sparsemax_loss(
     return _entmax_loss(2.0, reduction, logits, labels, axis, where, ignore_index, sample_weight)
 
 
+@on_any_mesh(without_classes("logits", "axis"))
 def entmax15_loss(
     logits: ArrayLike,
     labels: ArrayLike | SparseLabels,
@@ -95,6 +98,7 @@ def entmax15_loss(
     return _entmax_loss(1.5, reduction, logits, labels, axis, where, ignore_index, sample_weight)
 
 
+@on_any_mesh(without_classes("logits", "axis"))
 def entmax_loss(
     logits: ArrayLike,
     labels: ArrayLike | SparseLabels,

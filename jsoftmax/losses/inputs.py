@@ -91,7 +91,7 @@ class LossInputs(NamedTuple):
             q = add_at_labels(none, as_rows(kept), as_rows(cast_like(self.probs, z)))
             q = q.reshape(z.shape)
             valid = jnp.all(valid, -1)
-        bad = jnp.where(valid, 0, cast_like(jnp.nan, z))[..., None]
+        bad = jnp.where(valid, 0.0, jnp.nan)[..., None]
         return z + bad, q + bad
 
 

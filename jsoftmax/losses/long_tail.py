@@ -9,10 +9,12 @@ from jax.typing import ArrayLike
 
 from jsoftmax.core.arguments import as_logits, normalize_axis
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.core.meshes import like, on_any_mesh
 from jsoftmax.core.numbers import by_example, class_counts_like, one_number, within
 from jsoftmax.core.numerics import expm1
 
 
+@on_any_mesh(like("logits"))
 def adjust_logits(
     logits: ArrayLike, class_counts: ArrayLike, *, axis: int = -1, tau: ArrayLike = 1.0
 ) -> Array:
@@ -57,6 +59,7 @@ def adjust_logits(
     return cast_like(z + cast_like(tau, z) * log_prior.reshape(along), logits)
 
 
+@on_any_mesh(like("class_counts"))
 def class_balanced_weights(class_counts: ArrayLike, *, beta: ArrayLike = 0.9999) -> Array:
     r"""Class weights by the effective number of examples, for `class_weight=` of a loss.
 

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax.core.arguments import is_distribution
 from jsoftmax.core.dtypes import cast_like
+from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numerics import multiply_no_nan
 from jsoftmax.losses.inputs import loss_inputs, per_stats
 from jsoftmax.losses.of_stats import focal, gce, mae, poly1, sce
@@ -193,6 +194,8 @@ def symmetric_cross_entropy(
     return _on_logits(sce, numbers, reduction, *given)
 
 
+@on_any_mesh(without_classes("logits", "axis"))
+@on_any_mesh(without_classes("logits", "axis"))
 def _on_logits(
     loss: Callable[..., Array], numbers, reduction: Reduction, logits, labels, axis, *options
 ) -> Array:

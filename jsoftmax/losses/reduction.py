@@ -9,11 +9,13 @@ from jax.typing import ArrayLike
 
 from jsoftmax.core.arguments import check_shape
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.core.meshes import on_any_mesh, same_everywhere
 from jsoftmax.core.numerics import multiply_no_nan
 
 Reduction = Literal["mean", "sum"] | None
 
 
+@on_any_mesh(same_everywhere)
 def weighted_mean(
     losses: ArrayLike,
     sample_weight: ArrayLike | None = None,

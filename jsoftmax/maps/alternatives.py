@@ -15,11 +15,13 @@ from jax.typing import ArrayLike
 from jsoftmax.core.arguments import as_logits
 from jsoftmax.core.dtypes import cast_like
 from jsoftmax.core.masking import ArrayAxis, count_unmasked, masked_logits
+from jsoftmax.core.meshes import like, on_any_mesh
 from jsoftmax.core.numbers import at_least, by_example, static_count
 from jsoftmax.core.numerics import exp_nonpositive, softplus
 from jsoftmax.maps.softmax import softmax
 
 
+@on_any_mesh(like("logits"))
 def taylor_softmax(
     logits: ArrayLike,
     axis: ArrayAxis = -1,
@@ -68,6 +70,7 @@ def taylor_softmax(
     return _normalised(jnp.where(on, h, 0), axis).astype(logits.dtype)
 
 
+@on_any_mesh(like("logits"))
 def spherical_softmax(
     logits: ArrayLike, axis: ArrayAxis = -1, *, where: ArrayLike | None = None
 ) -> Array:
@@ -101,6 +104,7 @@ def spherical_softmax(
     return _normalised(jnp.where(on & (size == 0), 1, t * t), axis).astype(logits.dtype)
 
 
+@on_any_mesh(like("logits"))
 def sigsoftmax(logits: ArrayLike, axis: ArrayAxis = -1, *, where: ArrayLike | None = None) -> Array:
     r"""Softmax with each exponential times a sigmoid: log-probabilities of higher rank.
 
@@ -132,6 +136,7 @@ def sigsoftmax(logits: ArrayLike, axis: ArrayAxis = -1, *, where: ArrayLike | No
     return softmax(z, axis).astype(logits.dtype)
 
 
+@on_any_mesh(like("logits"))
 def ev_softmax(
     logits: ArrayLike,
     axis: ArrayAxis = -1,
@@ -174,6 +179,7 @@ def ev_softmax(
     return _normalised(weight * exp_nonpositive(d), axis).astype(logits.dtype)
 
 
+@on_any_mesh(like("logits"))
 def scalable_softmax(
     logits: ArrayLike,
     axis: ArrayAxis = -1,

@@ -7,10 +7,12 @@ from jax.typing import ArrayLike
 from jsoftmax.core.arguments import as_logits, normalize_axis
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.masking import class_mask
+from jsoftmax.core.meshes import like, on_any_mesh
 from jsoftmax.core.numbers import at_least, by_example
 from jsoftmax.maps.softmax import log_softmax, softmax
 
 
+@on_any_mesh(like("logits"))
 def range_limited_softmax(
     logits: ArrayLike,
     axis: int = -1,
@@ -55,6 +57,7 @@ def range_limited_softmax(
     return jnp.where(on, 1 / n + (1 - classes / n) * p, 0).astype(logits.dtype)
 
 
+@on_any_mesh(like("logits"))
 def gaussian_softmax(
     logits: ArrayLike,
     axis: int = -1,
@@ -93,6 +96,7 @@ def gaussian_softmax(
     return softmax(z, axis, where=where).astype(logits.dtype)
 
 
+@on_any_mesh(like("logits"))
 def log_gaussian_softmax(
     logits: ArrayLike,
     axis: int = -1,

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax.core.arguments import as_logits
 from jsoftmax.core.masking import ArrayAxis, classes_back, classes_last, masked_logits
+from jsoftmax.core.meshes import like, on_any_mesh
 from jsoftmax.core.numbers import by_example, is_static
 from jsoftmax.maps.entmax_solver import broadcast_alpha, log_entmax
 from jsoftmax.maps.power_map import power_map, static_power
@@ -67,6 +68,7 @@ def entmax15(logits: ArrayLike, axis: ArrayAxis = -1, *, where: ArrayLike | None
     return entmax(logits, axis, alpha=1.5, where=where)
 
 
+@on_any_mesh(like("logits"))
 def entmax(
     logits: ArrayLike,
     axis: ArrayAxis = -1,

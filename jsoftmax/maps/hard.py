@@ -8,10 +8,12 @@ from jax.typing import ArrayLike
 from jsoftmax.core.arguments import as_logits, check_shape
 from jsoftmax.core.dtypes import to_compute_dtype
 from jsoftmax.core.masking import masked_logits
+from jsoftmax.core.meshes import like, on_any_mesh
 from jsoftmax.core.numerics import change
 from jsoftmax.maps.softmax import softmax
 
 
+@on_any_mesh(like("logits"))
 def hardmax(logits: ArrayLike, axis: int = -1, *, where: ArrayLike | None = None) -> Array:
     r"""One for the largest logit and zero for the others: softmax at temperature zero.
 
@@ -43,6 +45,7 @@ def hardmax(logits: ArrayLike, axis: int = -1, *, where: ArrayLike | None = None
     return jnp.where(jnp.isnan(top), jnp.nan, hard.astype(logits.dtype))
 
 
+@on_any_mesh(like("hard"))
 def straight_through(hard: Array, soft: Array) -> Array:
     r"""The value of `hard` with the derivative of `soft`.
 
@@ -79,6 +82,7 @@ def _first_jvp(primals, tangents):
     return _first(*primals), tangents[1]
 
 
+@on_any_mesh(like("logits"))
 def gumbel_softmax(
     key: Array,
     logits: ArrayLike,

@@ -10,11 +10,13 @@ from jax.typing import ArrayLike
 
 from jsoftmax.core.arguments import as_logits, axes_of_classes
 from jsoftmax.core.masking import ArrayAxis, classes_back, classes_last, masked_logits, relative
+from jsoftmax.core.meshes import like, on_any_mesh
 from jsoftmax.core.numbers import by_example, static_count
 from jsoftmax.core.numerics import change, sigmoid
 from jsoftmax.core.roots import increasing_root
 
 
+@on_any_mesh(like("logits"))
 def soft_top_k(
     logits: ArrayLike,
     k: int,

@@ -5,13 +5,15 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.core.meshes import on_any_mesh, same_everywhere
 from jsoftmax.core.numbers import static_count
 from jsoftmax.losses.cross_entropy import cross_entropy
 from jsoftmax.losses.reduction import weighted_mean
 from jsoftmax.metrics.inputs import metric_inputs
-from jsoftmax.stats.labels import at_label, is_label
+from jsoftmax.stats.labels import at_label, class_numbers, is_label
 
 
+@on_any_mesh(same_everywhere)
 def top_k_accuracy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -51,13 +53,14 @@ def top_k_accuracy(
     k = min(k, logits.shape[-1])
     target = at_label(logits, labels)
     z = to_compute_dtype(logits)
-    before = jnp.arange(z.shape[-1]) < labels[..., None]
+    before = class_numbers(z, labels.dtype) < labels[..., None]
     # "not less" instead of "greater", so that NaN logits rank ahead and never count as correct.
     ahead = jnp.where(before, ~(z < target[..., None]), ~(z <= target[..., None]))
     rank = jnp.sum(ahead & ~is_label(z, labels), -1)
     return weighted_mean(cast_like(rank < k, z), weight)
 
 
+@on_any_mesh(same_everywhere)
 def perplexity(
     logits: ArrayLike,
     labels: ArrayLike,

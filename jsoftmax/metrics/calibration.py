@@ -14,11 +14,12 @@ from jax.typing import ArrayLike
 
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.masking import as_rows
+from jsoftmax.core.meshes import on_any_mesh, same_everywhere
 from jsoftmax.core.numbers import static_count
 from jsoftmax.losses.reduction import weighted_mean
 from jsoftmax.maps.softmax import softmax
 from jsoftmax.metrics.inputs import metric_inputs
-from jsoftmax.stats.labels import is_label
+from jsoftmax.stats.labels import class_numbers, is_label
 
 
 class ReliabilityCurve(NamedTuple):
@@ -44,6 +45,7 @@ class ReliabilityCurve(NamedTuple):
     weight: Array
 
 
+@on_any_mesh(same_everywhere)
 def reliability_curve(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -133,6 +135,7 @@ def expected_calibration_error(
     return weighted_mean(jnp.abs(curve.accuracy - curve.confidence), curve.weight)
 
 
+@on_any_mesh(same_everywhere)
 def adaptive_calibration_error(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -190,6 +193,7 @@ def adaptive_calibration_error(
     return _per(mass[-1], jnp.sum(jnp.abs(gaps)))
 
 
+@on_any_mesh(same_everywhere)
 def classwise_calibration_error(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -236,7 +240,7 @@ def classwise_calibration_error(
     weight = jnp.where(logits == -jnp.inf, 0, weight[..., None])  # a masked class has no bins
     excess = weight * (cast_like(is_label(p, labels), p) - p)
     classes = p.shape[-1]
-    index = _equal_width(p, num_bins) + num_bins * jnp.arange(classes, dtype=jnp.int32)
+    index = _equal_width(p, num_bins) + num_bins * class_numbers(p, jnp.int32)
     gaps = _bin_sums(as_rows(excess), as_rows(index), num_bins * classes)
     return _per(jnp.sum(weight), jnp.sum(jnp.abs(gaps)))
 

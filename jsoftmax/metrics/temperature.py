@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax.core.dtypes import cast_like
 from jsoftmax.core.masking import centred
+from jsoftmax.core.meshes import on_any_mesh, same_everywhere
 from jsoftmax.core.numerics import multiply_no_nan
 from jsoftmax.core.roots import increasing_root
 from jsoftmax.losses.reduction import weighted_mean
@@ -19,6 +20,7 @@ from jsoftmax.stats.labels import at_label
 _RANGE = 1000  # factor between a fitted temperature and the gaps of the logits, at most
 
 
+@on_any_mesh(same_everywhere)
 def fit_temperature(
     logits: ArrayLike,
     labels: ArrayLike,

@@ -19,6 +19,7 @@ from jsoftmax.checks import check_values
 from jsoftmax.core.arguments import as_logits, integer_labels, normalize_axis
 from jsoftmax.core.dtypes import at_least_16_bits, to_compute_dtype
 from jsoftmax.core.masking import as_rows, centred, class_mask, mask_classes
+from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numerics import multiply_no_nan, neg_inf_to_zero
 from jsoftmax.stats.centred import Rows, reduce_centred
 from jsoftmax.stats.labels import at_label, at_labels, check_labels, is_any_label, is_label
@@ -32,6 +33,7 @@ from jsoftmax.stats.statistics import (
 )
 
 
+@on_any_mesh(without_classes("logits"))
 def logit_stats(
     logits: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None
 ) -> LogitStats:

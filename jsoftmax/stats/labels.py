@@ -10,7 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsoftmax.core.arguments import as_labels, check_shape, check_some_class, is_distribution
+from jsoftmax.core.arguments import (
+    as_labels,
+    check_shape,
+    check_some_class,
+    is_distribution,
+    with_rank_of,
+)
 from jsoftmax.core.dtypes import to_compute_dtype
 
 
@@ -70,6 +76,11 @@ def check_sparse_labels(labels: Any, examples: tuple[int, ...]) -> tuple[Array, 
     return indices, probs
 
 
+def class_numbers(logits: Array, dtype: Any = int) -> Array:
+    """Return the numbers of the classes, along the last of as many axes as `logits` has."""
+    return with_rank_of(logits, jnp.arange(logits.shape[-1], dtype=dtype))
+
+
 def is_label(logits: Array, labels: Array) -> Array:
     """Return booleans in the shape of `logits`: the class is the label, if that is in range."""
     return lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1) == labels[..., None]
@@ -105,7 +116,7 @@ def at_labels(values: Array, labels: Array) -> Array:
 def is_any_label(classes: Array, labels: Array) -> Array:
     """Return `[N, c]`: which of c consecutive classes is a label, `[N]` or one of `[N, K]`."""
     if labels.ndim == 1:
-        return classes == labels[:, None]
+        return classes[None] == labels[:, None]
     none = jnp.zeros((labels.shape[0], classes.shape[0]), bool)
     return none.at[_positions(classes, labels)].set(True, mode="drop")
 

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jsoftmax.core.arguments import with_rank_of
 from jsoftmax.core.collectives import NO_CLASS, MeshAxes, packed_psum
 from jsoftmax.core.numerics import (
     change,
@@ -178,6 +179,7 @@ def _first_at_top(z, top, classes):
 def sums_below(top: Array, z: Array, unmasked: Array, names, weights: Any = None) -> Sums:
     """Return sums of logits relative to a given top: what the derivatives are taken of."""
     d = z - neg_inf_to_zero(top)[..., None]
+    weights = None if weights is None else with_rank_of(d, weights)
     return {name: jnp.sum(SUMS[name].term(z, d, unmasked, weights), -1) for name in names}
 
 
