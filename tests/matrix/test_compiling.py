@@ -1,21 +1,20 @@
-"""A call without jit compiles nothing if its shapes and options are those of an earlier one."""
+"""A call without jit compiles nothing if its shapes and options are those of an earlier one.
+
+That of every function is counted in test_audit.py; here is what is about the options.
+"""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import pytest
-from cases import LOSSES, MAPS, Case, head, over
+from cases import Case, head, over
+from compiling import compiled, compiles
 
 import jsoftmax as js
 from jsoftmax.core import by_rows
 
 pytestmark = pytest.mark.slow
-
-compiled = []
-jax.monitoring.register_event_duration_secs_listener(
-    lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
-)
 
 N, D, C = 6, 3, 8
 X, W, Y = head(examples=N, size=D, classes=C)
@@ -53,34 +52,8 @@ LINEAR = [
 ]
 
 
-def of_logits(function, *args, **options):
-    return lambda z: function(z, *args, **options)
-
-
-ON_LOGITS = [Case(c.name, of_logits(c.function, **c.options), None) for c in MAPS] + [
-    Case(c.name, of_logits(c.function, Y, **c.options), None) for c in LOSSES
-]
-
-
-def compiles(call, *args):
-    """Return how many programs the second call compiles."""
-    jax.block_until_ready(call(*args))
-    before = len(compiled)
-    jax.block_until_ready(call(*args))
-    return len(compiled) - before
-
-
 def test_the_count_counts():
     assert compiles(lambda: jax.jit(lambda x: x + 1)(X)) == 1
-
-
-@over(ON_LOGITS)
-def test_on_logits(case):
-    def total(z):
-        return jnp.sum(case.function(z))
-
-    assert compiles(case.function, Z) == 0
-    assert compiles(jax.grad(total), Z) == 0
 
 
 @over(LINEAR)

@@ -1,0 +1,347 @@
+"""One list with a small valid call of every public function, for what must hold of all of them.
+
+A map, loss or margin is here by its line in cases.py; any other function needs a line below. Calls
+go together into one program where that changes nothing. What fails is collected, so that one run
+names all that do.
+"""
+
+import re
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from cases import (
+    FORMULAS,
+    GUMBEL,
+    KEY,
+    LOSSES,
+    MAPS,
+    MARGINS,
+    STATS_LOSSES,
+    STRAIGHT_THROUGH,
+    weighted,
+)
+
+import jsoftmax as js
+
+N, T, C, D, K = 4, 2, 8, 4, 2
+_random = np.random.default_rng(0)
+
+
+def _normal(*shape):
+    return np.round(_random.normal(size=shape) * 16).astype(np.float32) / 16
+
+
+def _shares(*shape):
+    return _random.dirichlet(np.ones(shape[-1]), shape[:-1]).astype(np.float32)
+
+
+class Given(NamedTuple):
+    """An array, with a letter for each of its axes: n examples, c classes, any other is neither."""
+
+    array: np.ndarray
+    axes: str
+
+
+# Multiples of 1/16 are exact in float8_e4m3fn up to 1.
+GIVEN = {
+    "logits": Given(_normal(N, C), "nc"),
+    "teacher": Given(_normal(N, C), "nc"),
+    "labels": Given(np.array([0, 7, 3, 4], np.int32), "n"),
+    "distribution": Given(_shares(N, C), "nc"),
+    "indices": Given(np.array([[0, 7], [3, 3], [1, 6], [4, 2]], np.int32), "nk"),
+    "probs": Given(_shares(N, K), "nk"),
+    "features": Given(_normal(N, D), "nd"),
+    "tokens": Given(_normal(N, T, D), "ntd"),
+    "words": Given(np.arange(N * T, dtype=np.int32).reshape(N, T), "nt"),
+    "weight": Given(_normal(C, D), "cd"),
+    "bias": Given(_normal(C), "c"),
+    "binary": Given(_random.integers(0, 2, (N, C)).astype(np.int32), "nc"),
+    "sample_weight": Given(np.float32([1, 0.5, 2, 0]), "n"),
+    "class_weight": Given(np.linspace(0.5, 2, C, dtype=np.float32), "c"),
+    "counts": Given(np.arange(1, C + 1, dtype=np.int32) ** 2, "c"),
+    "losses": Given(_normal(N), "n"),
+    "number": Given(np.float32(0.125), ""),
+    "where": Given(_random.random((N, C)) < 0.7, "nc"),
+    "kept": Given(np.arange(C) != 5, "c"),
+}
+GIVEN["where"].array[np.arange(N), GIVEN["labels"].array] = True
+
+
+class Call(NamedTuple):
+    """A call `function(*arrays, **options)`, of the arrays with these names."""
+
+    name: str  # the public functions that it calls, and after a colon what else it is about
+    function: Any
+    given: tuple[str, ...]
+    moving: int  # in how many of the arrays, the first ones, it is differentiated
+    options: dict[str, Any]
+
+
+def call(name, function, given, moving=1, **options):
+    return Call(name, function, tuple(given.split()), moving, options)
+
+
+def on_lists(loss, logits, indices, probs, **options):
+    return loss(logits, js.SparseLabels(indices, probs), **options)
+
+
+def of_stats(loss, logits, labels, **options):
+    return loss(js.logit_stats(logits, labels), **options)
+
+
+def linear_on_lists(features, weight, indices, probs, **options):
+    return js.linear_loss(features, weight, js.SparseLabels(indices, probs), js.gce, **options)
+
+
+def with_everything(features, weight, labels, bias, class_weight, kept, sample_weight, **options):
+    return js.linear_cross_entropy(
+        features,
+        weight,
+        labels,
+        bias=bias,
+        class_weight=class_weight,
+        where=kept,
+        sample_weight=sample_weight,
+        **options,
+    )
+
+
+@cache
+def head_over_mesh():
+    mesh = jax.make_mesh((2, 4), ("data", "model"))
+    axes = {"batch_axis": "data", "class_axis": "model"}
+    return js.sharded_linear_loss(mesh, **axes, num_classes=C, margin=js.arcface())
+
+
+def over_mesh(*arrays):
+    return head_over_mesh()(*arrays)
+
+
+def smoothed(features, weight, labels, number):
+    return js.linear_cross_entropy(features, weight, labels, label_smoothing=number)
+
+
+def masked(logits, labels, where, **options):
+    return js.cross_entropy(logits, labels, where=where, **options)
+
+
+def by_example(logits, labels, gamma):
+    return js.focal_loss(logits, labels, gamma=gamma)
+
+
+def of_kept(function, logits, kept, **options):
+    return function(logits, where=kept, **options)
+
+
+def sampled(labels):
+    return js.sample_classes(KEY, labels, num_classes=C, num_sampled=6)
+
+
+def through_hardmax(logits):
+    return js.straight_through(js.hardmax(logits), js.softmax(logits))
+
+
+def rare_classes(logits, labels, counts):
+    weights = js.class_balanced_weights(counts)
+    loss = js.cross_entropy(logits, labels, class_weight=weights)
+    return js.adjust_logits(logits, counts), loss
+
+
+def under_ldam(features, weight, labels, counts):
+    return js.linear_loss(features, weight, labels, margin=js.ldam(counts))
+
+
+def per_example(features, weight, labels, numbers):
+    return js.linear_loss(features, weight, labels, margin=js.arcface(js.PerExample(numbers)))
+
+
+def reported(metric, logits, labels, where, sample_weight, **options):
+    return metric(logits, labels, where=where, sample_weight=sample_weight, **options)
+
+
+@js.shift_invariant
+def hinge(stats):
+    return jax.nn.relu(1 - stats.log_odds) + jax.nn.relu(1 + stats.runner_up - stats.target)
+
+
+HEAD = "features weight labels"
+
+
+def margin_name(case):
+    return re.match(r"\w+", case.name)[0]
+
+
+def loss_name(case):
+    return "cross_entropy" if case.function is weighted else case.function.__name__
+
+
+CALLS = [
+    *[call(c.name.replace(",", ":"), c.function, "logits", **c.options) for c in [*MAPS, *GUMBEL]],
+    call("softmax: masked", partial(of_kept, js.softmax), "logits kept", temperature=2.0),
+    call("log_softmax: masked", partial(of_kept, js.log_softmax), "logits kept", sink=0.5),
+    call("logsumexp: masked", partial(of_kept, js.logsumexp), "logits kept", keepdims=True),
+    call("entmax: masked", partial(of_kept, js.entmax), "logits kept", alpha=1.3),
+    call("straight_through hardmax softmax", through_hardmax, "logits"),
+    *[call(f"{loss_name(c)}: {c.name}", c.function, "logits labels", **c.options) for c in LOSSES],
+    *[
+        call(f"{loss_name(c)}: {c.name}, soft", c.function, "logits distribution", 2, **c.options)
+        for c in FORMULAS
+    ],
+    *[
+        call(
+            f"{loss_name(c)} SparseLabels: {c.name}",
+            partial(on_lists, c.function),
+            "logits indices probs",
+            **c.options,
+        )
+        for c in FORMULAS
+    ],
+    call("cross_entropy: masked, ignored", masked, "logits labels where", ignore_index=3),
+    call("focal_loss: by example", by_example, "logits labels sample_weight"),
+    call("kl_divergence", js.kl_divergence, "logits distribution", 2),
+    call("js_divergence", js.js_divergence, "logits distribution", 2),
+    call("distillation_loss", js.distillation_loss, "logits teacher", temperature=2.0),
+    call("entropy", js.entropy, "logits"),
+    call("binary_cross_entropy", js.binary_cross_entropy, "logits binary", pos_weight=2.0),
+    call("adjust_logits class_balanced_weights", rare_classes, "logits labels counts"),
+    call("weighted_mean", js.weighted_mean, "losses sample_weight", 2),
+    call("logit_stats LogitStats", js.logit_stats, "logits labels"),
+    *[
+        call(
+            f"{c.function.__name__}: {c.name}",
+            partial(of_stats, c.function),
+            "logits labels",
+            **c.options,
+        )
+        for c in STATS_LOSSES
+    ],
+    *[
+        call(
+            f"linear_logits {margin_name(c)}: {c.name}",
+            js.linear_logits,
+            HEAD,
+            2,
+            margin=c.function,
+        )
+        for c in MARGINS
+    ],
+    *[
+        call(f"linear_loss {margin_name(c)}: {c.name}", js.linear_loss, HEAD, 2, margin=c.function)
+        for c in MARGINS
+    ],
+    call("linear_loss: straight_through", js.linear_loss, HEAD, 2, margin=STRAIGHT_THROUGH),
+    call("linear_loss ldam", under_ldam, f"{HEAD} counts", 2),
+    call("linear_loss: tokens", js.linear_loss, "tokens weight words", 2),
+    call("linear_loss: blocks", js.linear_loss, HEAD, 2, row_block=2, class_block=3),
+    call("linear_loss: per example", js.linear_loss, HEAD, 2, reduction=None),
+    call("linear_loss shift_invariant", js.linear_loss, HEAD, 2, loss=hinge),
+    call("linear_cross_entropy: a traced number", smoothed, f"{HEAD} number", 2),
+    call("linear_loss SparseLabels", linear_on_lists, "features weight indices probs", 2),
+    call(
+        "linear_cross_entropy",
+        with_everything,
+        f"{HEAD} bias class_weight kept sample_weight",
+        2,
+        label_smoothing=0.1,
+        z_loss=0.01,
+        softcap=3.0,
+        ignore_index=3,
+        return_stats=True,
+    ),
+    call("linear_loss PerExample", per_example, f"{HEAD} sample_weight", 2),
+    call("linear_top_k", partial(js.linear_top_k, k=3), "features weight", 2, temperature=2.0),
+    call("linear_sample", partial(js.linear_sample, KEY), "features weight", 0, top_p=0.9),
+    call("linear_stats", js.linear_stats, HEAD, 2, softcap=3.0),
+    call("sharded_linear_loss", over_mesh, HEAD, 2),
+    call("sample_classes ClassSample", sampled, "labels", 0),
+    *[
+        call(metric.__name__, partial(reported, metric), "logits labels where sample_weight", 0)
+        for metric in (
+            js.top_k_accuracy,
+            js.perplexity,
+            js.fit_temperature,
+            js.expected_calibration_error,
+            js.adaptive_calibration_error,
+            js.classwise_calibration_error,
+            js.reliability_curve,
+        )
+    ],
+    call("checks.looks_like_probabilities", js.checks.looks_like_probabilities, "logits", 0),
+]
+# What has no call of its own, and why.
+UNCALLED = {
+    "AngularMargin": "what the margins are",
+    "ReliabilityCurve": "what reliability_curve returns",
+    "checks.checked": "takes a function, and is not to be jitted: core/test_checks.py",
+}
+
+
+# --- evaluation ---
+
+
+def first_of_each(key):
+    """Return the first of the calls with the same key, but for what they are given."""
+    return [*{(key(call), call.given): call for call in reversed(CALLS)}.values()][::-1]
+
+
+def source(call):
+    """Return the file of a function, and of a linear one which options it is given."""
+    function = call.function
+    if isinstance(function, partial):
+        function = next(filter(callable, (*function.args, function.func)))
+    file = function.__module__
+    return file, *([] if "maps" in file or "losses" in file else call.options)
+
+
+# Where each call has to be compiled, not all are: what takes time is that.
+FUNCTIONS = first_of_each(lambda call: call.name.split(":")[0])
+FILES = first_of_each(source)
+
+
+def total(call, *arrays):
+    """Return a number with another derivative in each result, and the results."""
+    results = call.function(*arrays, **call.options)
+    added = 0.0
+    for x in jax.tree.leaves(results):
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            weight = np.float32(1 + np.arange(x.size) % 4 / 4).reshape(x.shape)  # exact in 8 bits
+            added += jnp.sum(weight * x.astype(jnp.float32))
+    return added, results
+
+
+def evaluate(call, arrays):
+    """Return the results, and the gradients of `total`."""
+    if not call.moving:
+        return call.function(*arrays, **call.options), ()
+    moving = tuple(range(call.moving))
+    gradients, results = jax.grad(partial(total, call), moving, has_aux=True)(*arrays)
+    return results, gradients
+
+
+def each(check, calls=CALLS):
+    """Check every call, and say which of them failed, and why."""
+    failed = {}
+    for call in calls:
+        try:
+            check(call)
+        except Exception as error:
+            failed[call.name] = f"{type(error).__name__}: {str(error)[:300]}"
+    assert not failed, "\n".join(f"{name}: {error}" for name, error in failed.items())
+
+
+def arrays_of(call, change=lambda given: given.array):
+    return [change(GIVEN[name]) for name in call.given]
+
+
+def all_at_once(calls, change=lambda given: given.array):
+    """Return name -> what `evaluate` returns of arrays that were changed, in one program."""
+
+    def program(given):
+        found = {}
+        each(lambda c: found.update({c.name: evaluate(c, given[c.name])}), calls)
+        return found
+
+    return jax.jit(program)({call.name: arrays_of(call, change) for call in calls})

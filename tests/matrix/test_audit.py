@@ -1,0 +1,52 @@
+"""What must hold of every public function, over the list in audit.py.
+
+Those on meshes are in mesh/test_arrays.py.
+"""
+
+import gc
+from functools import partial
+
+import jax
+import pytest
+from audit import CALLS, FUNCTIONS, UNCALLED, arrays_of, each, evaluate
+from compiling import compiles
+
+import jsoftmax as js
+
+pytestmark = pytest.mark.slow
+
+
+def test_every_public_function_is_called():
+    public = {*js.__all__} - {"__version__", "checks"}
+    public |= {f"checks.{name}" for name in ("checked", "looks_like_probabilities")}
+    called = {name for call in CALLS for name in call.name.split(":")[0].split()}
+    assert called | {*UNCALLED} == public
+    assert not called & {*UNCALLED}
+
+
+# --- debugging tools ---
+
+
+def test_debug_nans():
+    """Without jit JAX looks at every intermediate result. The second call compiles nothing."""
+
+    def check(call):
+        assert compiles(evaluate, call, arrays_of(call)) == 0
+
+    with jax.debug_nans(True):
+        each(check, FUNCTIONS)
+
+
+def test_checking_leaks():
+    def check(call):
+        if call.name == "sharded_linear_loss":  # JAX 0.10 says so of the gradient of any shard_map
+            call = call._replace(moving=0)
+        jax.eval_shape(partial(evaluate, call), arrays_of(call))
+
+    gc.collect()
+    gc.freeze()  # JAX looks through all objects that are not frozen
+    with jax.checking_leaks():
+        leaked = []
+        with pytest.raises(Exception, match="Leaked"):
+            jax.make_jaxpr(leaked.append)(1.0)
+        each(check, FUNCTIONS)

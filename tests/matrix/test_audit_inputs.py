@@ -1,0 +1,121 @@
+"""Every public function on inputs that are unusual but valid, over the list in audit.py."""
+
+import inspect
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from audit import FILES, FUNCTIONS, GIVEN, all_at_once, arrays_of, each, evaluate
+from cases import close
+from flax import nnx
+from numpy.testing import assert_allclose, assert_array_equal
+
+pytestmark = pytest.mark.slow
+
+
+class Wrapped:
+    """What `jnp.asarray` takes, but is no array and no pytree."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __jax_array__(self):
+        return self.value
+
+
+@cache
+def values():
+    return all_at_once([call._replace(moving=0) for call in FUNCTIONS])
+
+
+@pytest.mark.parametrize("wrap", [Wrapped, nnx.Param])
+def test_objects_with_jax_array(wrap):
+    """In place of every array of floats, and of every number among the options."""
+
+    def wrapped(x):
+        is_float = isinstance(x, float) or getattr(x, "dtype", None) == np.float32
+        return wrap(jnp.asarray(x)) if is_float else x
+
+    def program():
+        found = {}
+
+        def run(call):
+            arrays = arrays_of(call, lambda given: wrapped(given.array))
+            found[call.name] = call.function(*arrays, **jax.tree.map(wrapped, call.options))
+
+        each(run, FUNCTIONS)
+        return found
+
+    found, expected = jax.jit(program)(), values()
+    each(lambda call: close(found[call.name], expected[call.name][0]), FUNCTIONS)
+
+
+NARROW = ("logits", "teacher", "features", "tokens", "weight")
+
+
+def takes_where(call):
+    """Say whether a call on logits takes a class mask that it has not been given."""
+    function = call.function
+    while isinstance(function, partial):
+        function = next(filter(callable, (*function.args, function.func)))
+    takes = "where" in inspect.signature(function).parameters
+    return takes and "logits" in call.given and not {"where", "kept"} & {*call.given}
+
+
+def close_to_rounded(got, wide, parts=False):
+    """Compare with float32 what comes back in 8 bits, rounded once, or in float32 itself.
+
+    The parts of a gradient are rounded before they are added: it is compared with the largest.
+    """
+    if got.dtype == wide.dtype:
+        return close(got, wide)
+    bounds = jnp.finfo(got.dtype)
+    least = np.float32(bounds.min if got.dtype == jnp.float8_e4m3fn else -np.inf)  # it has no inf
+    wide = np.asarray(jnp.maximum(wide, least).astype(got.dtype), np.float32)
+    rtol = float(bounds.eps)
+    atol = rtol * np.abs(wide).max() if parts else float(bounds.smallest_subnormal)
+    return assert_allclose(np.asarray(got, np.float32), wide, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_float8(dtype, masked):
+    rounded = {id(GIVEN[name]): jnp.asarray(GIVEN[name].array).astype(dtype) for name in NARROW}
+    calls = [call for call in FILES if {*call.given} & {*NARROW}]
+    if masked:
+        more = {"where": GIVEN["kept"].array}
+        calls = [c._replace(options=c.options | more) for c in FUNCTIONS if takes_where(c)]
+    found = all_at_once(calls, lambda given: rounded.get(id(given), given.array))
+    wide = all_at_once(
+        calls, lambda given: rounded.get(id(given), given.array).astype(given.array.dtype)
+    )
+
+    def check(call):
+        (results, gradients), (of_wide, gradients_of_wide) = found[call.name], wide[call.name]
+        jax.tree.map(close_to_rounded, results, of_wide)
+        jax.tree.map(partial(close_to_rounded, parts=True), gradients, gradients_of_wide)
+
+    each(check, calls)
+
+
+def test_no_examples():
+    """Results have their shapes, and are no NaN; gradients are 0."""
+
+    def none(given):
+        return given.array[:0] if given.axes[:1] == "n" else given.array
+
+    found = all_at_once(FUNCTIONS, none)
+
+    def check(call):
+        results, gradients = found[call.name]
+        usual, _ = jax.eval_shape(partial(evaluate, call), arrays_of(call))
+        for x, y in zip(*map(jax.tree.leaves, (results, usual)), strict=True):
+            assert x.shape[1:] == y.shape[1:]
+            assert x.shape[:1] in (y.shape[:1], (0,))
+            assert not np.isnan(x).any()
+        for x in gradients:
+            assert_array_equal(x, 0)
+
+    each(check, FUNCTIONS)
