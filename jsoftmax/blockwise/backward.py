@@ -123,7 +123,7 @@ def project_out(gradient: Array, vectors: Array, inverse_norm: Array | None) -> 
     if inverse_norm is None:
         return gradient
     # Not by unit vectors, which are used twice: XLA would write them to memory. Nor by the square
-    # of the inverse norm, which may underflow.
+    # of the inverse norm, which may underflow: its factors are on either side of the vectors.
     vectors = vectors.astype(gradient.dtype)
-    along = jnp.sum(gradient * vectors, -1) * inverse_norm * inverse_norm
-    return gradient - along[:, None] * vectors
+    along = jnp.sum(gradient * vectors, -1) * inverse_norm
+    return gradient - along[:, None] * vectors * inverse_norm[:, None]

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from jsoftmax.core.arguments import as_logits
 from jsoftmax.core.dtypes import cast_like
 from jsoftmax.core.masking import ArrayAxis, centred
+from jsoftmax.core.meshes import like, on_any_mesh, without_classes
 from jsoftmax.core.numbers import at_least, by_example
 from jsoftmax.core.numerics import (
     exp_nonpositive,
@@ -23,6 +24,7 @@ from jsoftmax.core.numerics import (
 )
 
 
+@on_any_mesh(like("logits"))
 def softmax(
     logits: ArrayLike,
     axis: ArrayAxis = -1,
@@ -41,8 +43,8 @@ def softmax(
       logits: `[..., classes]`. 16-bit floats are computed in float32; integers become floats.
       axis: the class axis, or several that share one distribution.
       where: booleans that broadcast against `logits`; False masks a class.
-      temperature: T > 0, a scalar, or an array that broadcasts against `logits` with the class axis
-        of size 1; may be traced.
+      temperature: T > 0, a scalar or by example: in the shape of the examples `[...]`, or in the
+        rank of `logits` with size 1 on the class axis. May be traced.
       sink: b, the logit of an extra class that takes probability but is not returned; broadcasts
         against `logits` with the class axis of size 1. `sink=0.` gives "softmax plus one".
 
@@ -69,6 +71,7 @@ def softmax(
     return p.astype(logits.dtype)
 
 
+@on_any_mesh(like("logits"))
 def log_softmax(
     logits: ArrayLike,
     axis: ArrayAxis = -1,
@@ -85,8 +88,7 @@ def log_softmax(
       logits: `[..., classes]`; dtypes as in `softmax`.
       axis: the class axis, or several that share one distribution.
       where: booleans that broadcast against `logits`; False masks a class.
-      temperature: T > 0, a scalar, or an array that broadcasts against `logits` with the class axis
-        of size 1; may be traced.
+      temperature: T > 0, a scalar or by example, as in `softmax`; may be traced.
       sink: b, an extra class that is not returned, as in `softmax`.
 
     Returns:
@@ -107,6 +109,7 @@ def log_softmax(
     return cast_like(log_p, logits)
 
 
+@on_any_mesh(without_classes("logits", "axis"))
 def logsumexp(
     logits: ArrayLike,
     axis: ArrayAxis = -1,

@@ -30,7 +30,7 @@ from jsoftmax.core.dtypes import to_compute_dtype
 from jsoftmax.core.masking import mask_classes
 from jsoftmax.core.numerics import log_or_neg_inf, neg_inf_to_zero
 from jsoftmax.core.one_pass import apart, largest, result
-from jsoftmax.stats.labels import at_label, is_label
+from jsoftmax.stats.labels import at_label, class_numbers, is_label
 
 _SCALE = 2.0**12
 _HEADROOM = 8.0  # its part in the exponent
@@ -178,7 +178,7 @@ def _off_label(d, labels):
     """Return 0 at the label and `_SCALE` without the headroom elsewhere."""
     if labels.dtype.itemsize < 4:
         labels = labels.astype(jnp.int32)
-    distance = jnp.abs(jnp.arange(d.shape[-1], dtype=labels.dtype) - labels[..., None])
+    distance = jnp.abs(class_numbers(d, labels.dtype) - labels[..., None])
     return jnp.minimum(distance, 1).astype(d.dtype) * _FACTOR
 
 
@@ -186,7 +186,7 @@ def _off_label_by_floats(d, labels):
     """Return the same without integers (core/one_pass.py); slower where the result is written."""
     if d.shape[-1] > 1 << 24:  # beyond that a float32 is not exact
         return _off_label(d, labels)
-    distance = jnp.abs(jnp.arange(d.shape[-1], dtype=d.dtype) - labels.astype(d.dtype)[..., None])
+    distance = jnp.abs(class_numbers(d, d.dtype) - labels.astype(d.dtype)[..., None])
     return jnp.minimum(distance, 1) * _FACTOR
 
 

@@ -23,6 +23,7 @@ from jsoftmax.core.by_rows import by_rows
 from jsoftmax.core.numerics import exp_nonpositive, log_or_neg_inf, multiply_no_nan
 from jsoftmax.core.one_pass import largest
 from jsoftmax.stats.centred import Rows
+from jsoftmax.stats.labels import class_numbers
 
 
 class Soft(NamedTuple):
@@ -75,7 +76,7 @@ def _of_block(rows, with_mean, with_elsewhere):
     q = rows.labels.astype(z.dtype)
     top = largest(z)
     # As a minimum: XLA's argmax is slow on a CPU.
-    classes = jnp.arange(z.shape[-1])
+    classes = class_numbers(z)
     index = jnp.min(jnp.where(z == top[..., None], classes, z.shape[-1]), -1)
     at_top = classes == index[..., None]
     of_others = jnp.where(at_top, -jnp.inf, z)
@@ -99,7 +100,7 @@ def _tangents(with_mean, rows, top, parts, d_rows):
     d = rows.relative(z, top)
     dd = rows.relative_tangent(d, d_rows)
     q, dq = (x.astype(d.dtype) for x in (rows.labels, d_rows.labels))
-    at_top, off = jnp.arange(z.shape[-1]) == parts.index[..., None], d == -jnp.inf
+    at_top, off = class_numbers(z) == parts.index[..., None], d == -jnp.inf
     p = exp_nonpositive(rows.relative(z, parts.runner_up))
     p /= jnp.where(parts.sum_exp == 0, 1, parts.sum_exp)[..., None]
     of_distance = jnp.where(at_top, parts.elsewhere[..., None], jnp.where(off, 0, -q))

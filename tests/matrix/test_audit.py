@@ -27,6 +27,11 @@ def test_every_public_function_is_called():
 # --- debugging tools ---
 
 
+def test_rank_promotion():
+    with jax.numpy_rank_promotion("raise"):
+        each(lambda call: jax.eval_shape(partial(evaluate, call), arrays_of(call)))
+
+
 def test_debug_nans():
     """Without jit JAX looks at every intermediate result. The second call compiles nothing."""
 
