@@ -52,12 +52,7 @@ def in_scan(function):
 
     What depends on a carry that changes loses its derivative rules in reverse mode.
     """
-
-    def body(carry, _):
-        z, _ = carry
-        return (2 * z, function(z)), None
-
-    return lambda z: lax.scan(body, (z, jnp.zeros((), z.dtype)), None, length=1)[0][1]
+    return lambda z: lax.scan(lambda z, _: (2 * z, function(z)), z, None, length=1)[1][0]
 
 
 def total_of(value):

@@ -223,6 +223,35 @@ def test_second_derivatives_in_every_loop(member):
         check(got, expected, str(name))
 
 
+@pytest.mark.parametrize("blocks", ["by rows", "each, by rows"])
+def test_slices_of_16_bits_have_derivatives(blocks):
+    function = weighted_sum(linear("", js.nll, **BLOCKS[blocks]).function)
+    z = jnp.asarray(numbers(Member("", None, 3)), jnp.bfloat16)
+
+    @jax.jit
+    def run(z):
+        return [hessian_times_vector("rr", f)(z) for f in (in_scan(function), function)]
+
+    got, expected = (np.asarray(found, np.float32) for found in run(z))
+    assert_allclose(got, expected, rtol=0, atol=2**-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("margin", [ARCFACE, js.l_softmax(4), js.angular_margin(1.35, 0.2)])
+def test_features_along_a_class_vector(margin):
+    weight, labels = jnp.array([[1.0, 0], [0, 1], [-1, 0]]), jnp.array([0, 0, 1])
+
+    def function(x):
+        logits = js.linear_logits(x, weight, labels, margin=margin)
+        return jnp.sum(js.focal_loss(logits, labels))
+
+    @jax.jit
+    def run(x):
+        return [hessian_times_vector("rr", f)(x) for f in (in_scan(function), function)]
+
+    got, expected = run(jnp.array([[2.0, 0], [-3, 0], [0.3, 0.4]]))
+    assert_allclose(got, expected, rtol=1e-4, atol=1e-3)
+
+
 THIRD = [
     linear("nll, by classes", js.nll, class_block=2),
     linear("hinge, by rows", hinge, **BLOCKS["by rows"]),
