@@ -25,6 +25,7 @@ from jsoftmax.blockwise.scores import (
 )
 from jsoftmax.blockwise.types import Head
 from jsoftmax.core.collectives import MeshAxes, all_gather_unvarying, to_global_labels
+from jsoftmax.margins.per_example import PerExample, by_example
 
 _HELD = 1 << 24  # logits of a block
 
@@ -58,16 +59,18 @@ def over_rows(
     head = head._replace(weight=sound_vectors(head.weight, head.sound))
     of_weight = weight_inverse_norm(head.weight, head.margin)
     scale = None if head.margin is None else head.margin.scale
+    of_rows = by_example(scale) if isinstance(scale, PerExample) else None
 
     def cut(x, start):  # plainly, so that reverse mode needs no rule
         return x if size == rows else lax.dynamic_slice_in_dim(x, start, size)
 
     @partial(jax.checkpoint, prevent_cse=False)
     def body(_, start, new, __):
-        x, t, rest = jax.tree.map(lambda x: cut(x, start), (features, temperature, more))
+        given = features, temperature, of_rows, more
+        x, t, s, rest = jax.tree.map(lambda x: cut(x, start), given)
         products = matmul(x, head.weight, precision)
         c = cosines(products, features_inverse_norm(x, head.margin), of_weight)
-        z = logits_of(c, scale, head.bias, head.softcap)
+        z = logits_of(c, scale if s is None else s[:, None], head.bias, head.softcap)
         z = z if t is None else z / t[:, None]
         z = z if head.where is None else jnp.where(head.where, z, -jnp.inf)
         return None, of_block(z, *rest)

@@ -140,6 +140,28 @@ def test_over_other_axes_of_a_mesh(axes):
     close(*(each(VALUES["m2"], VALUES["scale"]) for each in runs))
 
 
+def test_the_largest_logits():
+    def dense(x, **options):
+        return jax.lax.top_k(js.linear_logits(x, W, **options), 3)[0]
+
+    def searched(x, **options):
+        return js.linear_top_k(x, W, 3, **options)[0]
+
+    for x, s in ((X, VALUES["scale"]), (X[None], VALUES["scale"][None])):
+        margin = js.cosface(0.3, js.PerExample(s))
+        got, expected = searched(x, margin=margin), dense(x, margin=margin)
+        close(got, expected)
+
+    def total(evaluate, x, s):
+        return jnp.sum(evaluate(x, margin=js.cosface(0.3, js.PerExample(s))) ** 2)
+
+    got, expected = (
+        jax.jit(jax.grad(partial(total, each), (0, 1)))(X, VALUES["scale"])
+        for each in (searched, dense)
+    )
+    close(got, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_is_a_frozen_pytree():
     number = js.PerExample(jnp.arange(3.0))
     assert_array_equal(jax.tree.leaves(number)[0], [0, 1, 2])
