@@ -3,6 +3,7 @@
 The classes come last, and examples that are left out are neutralised.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -59,7 +60,7 @@ class LossInputs(NamedTuple):
             return centred_stats(self.logits, self.labels, self.where, fields, temperature)
         kept = self.logits
         if temperature is None:  # which would get a gradient
-            kept = jnp.where(out[..., None], lax.stop_gradient(self.given), self.given)
+            kept = _without_gradient(self.given, out)
         found = centred_stats(kept, self.labels, self.where, fields, temperature)
         out = out if self.probs is None else out[..., None]
         return jax.tree.map(lambda x: jnp.where(out, 0, x), found)
@@ -93,6 +94,12 @@ class LossInputs(NamedTuple):
             valid = jnp.all(valid, -1)
         bad = jnp.where(valid, 0.0, jnp.nan)[..., None]
         return z + bad, q + bad
+
+
+@partial(jax.checkpoint, prevent_cse=False)  # or the mask would be kept, as large as the logits
+def _without_gradient(logits, examples):
+    """Return logits without a gradient where it says so of the example."""
+    return jnp.where(examples[..., None], lax.stop_gradient(logits), logits)
 
 
 def loss_inputs(

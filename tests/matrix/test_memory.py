@@ -21,6 +21,8 @@ OPTIONS = [
     Case("smoothed", partial(js.cross_entropy, label_smoothing=0.1), None),
     Case("z_loss", partial(js.cross_entropy, z_loss=0.1), None),
     Case("class_weight", partial(js.cross_entropy, class_weight=jnp.ones(512)), None),
+    Case("ignore_index", partial(js.cross_entropy, ignore_index=3), None),
+    Case("mean", partial(js.cross_entropy, sample_weight=jnp.ones(16), reduction="mean"), None),
 ]
 
 
