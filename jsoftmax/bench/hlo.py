@@ -96,7 +96,10 @@ def dimensions(shape: str) -> list[tuple[int, ...]]:
 
 
 def exchanges(text: str) -> list[Exchange]:
-    """Return the collectives of an HLO module that involve more than one device."""
+    """Return the collectives of an HLO module that involve more than one device.
+
+    A CPU makes 16-bit numbers float32 to gather them: counted are the 16 bits, as elsewhere.
+    """
     computations, entry = parsed(text)
     counts = re.findall(r"\b(?:replica_count|num_partitions)=(\d+)", text.partition("\n")[0])
     everyone, known = math.prod(map(int, counts)), {}
@@ -104,14 +107,34 @@ def exchanges(text: str) -> list[Exchange]:
     def of(name):
         if name not in known:
             sizes = {each.name: _size(each.shape) for each in computations[name]}
+            narrow = sizes | {
+                each.name: min(sizes[each.name], sizes[_operands(each)[0]])
+                for each in computations[name]
+                if _is_convert(each, computations)
+            }
             known[name] = [
                 exchange
                 for each in computations[name]
-                for exchange in _of_instruction(each, sizes, everyone, of)
+                for exchange in _of_instruction(
+                    each, narrow if "all-gather" in each.opcode else sizes, everyone, of
+                )
             ]
         return known[name]
 
     return of(entry)
+
+
+def _operands(each):
+    """Return the names of the operands of an instruction."""
+    return re.findall(r"%([\w.-]+)", each.rest.partition(")")[0])
+
+
+def _is_convert(each, computations):
+    """Say whether an instruction does nothing but convert to another dtype."""
+    if each.opcode != "fusion":
+        return each.opcode == "convert"
+    made_of = computations.get(_CALLED.findall(each.rest)[0], [])
+    return [part.opcode for part in made_of] == ["parameter", "convert"]
 
 
 def _of_instruction(each, sizes, everyone, of):
@@ -120,9 +143,8 @@ def _of_instruction(each, sizes, everyone, of):
     if kind in _UNKNOWN:
         raise ValueError(f"{each.name}: what a {kind} sends is not known here.")
     if kind in _SENT:
-        operands = re.findall(r"%([\w.-]+)", each.rest.partition(")")[0])
         devices = _devices(each.rest, everyone)
-        sent = _SENT[kind](devices) * sum(sizes[name] for name in operands)
+        sent = _SENT[kind](devices) * sum(sizes[name] for name in _operands(each))
         return [Exchange(kind, sent, 1)] if devices > 1 else []
     if each.opcode in ("async-update", "async-done"):  # counted at async-start
         return []

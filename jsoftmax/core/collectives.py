@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jsoftmax.core.dtypes import bits, from_bits, to_compute_dtype
+from jsoftmax.core.dtypes import to_compute_dtype
 
 MeshAxes = str | tuple[str, ...] | None
 
@@ -95,14 +95,7 @@ def all_gather_rows(x: Array, axes: MeshAxes) -> Array:
 
     So the transpose is one reduce-scatter: it sums a gradient and cuts each device's rows from it.
     """
-    gather = partial(lax.all_gather, axis_name=axes, tiled=True)
-
-    def gather_bits(x):
-        return from_bits(gather(bits(x)), x.dtype)
-
-    # XLA's CPU backend alone would send 16-bit numbers as float32. The derivative of bits is 0,
-    # which is wrong where a loop drops the rule below.
-    return lax.platform_dependent(x, cpu=gather_bits, default=gather)
+    return lax.all_gather(x, axes, tiled=True)
 
 
 @all_gather_rows.defjvp

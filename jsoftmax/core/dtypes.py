@@ -1,11 +1,11 @@
-"""Compute dtypes, integers before JAX narrows them, and 16-bit floats as bit patterns."""
+"""Compute dtypes, and integers before JAX narrows them."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike
 
 
@@ -46,21 +46,6 @@ def cast_like(value: ArrayLike, x: Array) -> Array:
         largest = float(jnp.finfo(x.dtype).max)
         value = jnp.clip(jnp.asarray(value), -largest, largest)
     return jnp.asarray(value, x.dtype)
-
-
-def bits(x: Array) -> Array:
-    """Return 16-bit floats bitcast to integers, and other arrays unchanged.
-
-    XLA's CPU backend runs many operations on 16-bit floats through float32, but not on integers.
-    """
-    if x.dtype.itemsize != 2 or not jnp.issubdtype(x.dtype, jnp.floating):
-        return x
-    return lax.bitcast_convert_type(x, jnp.uint16)
-
-
-def from_bits(x: Array, dtype: jnp.dtype) -> Array:
-    """Undo `bits`."""
-    return x if x.dtype == dtype else lax.bitcast_convert_type(x, dtype)
 
 
 def sum_dtype(features: Array, weight: Array) -> jnp.dtype:

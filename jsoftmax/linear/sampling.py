@@ -138,8 +138,9 @@ def sample_classes(
     chance = jnp.log(jnp.maximum(drawn, 1) / jnp.maximum(num_classes - kept, 1))
     log_expected_count = jnp.where(certain, 0, chance)
 
-    place = jnp.searchsorted(indices, here).astype(here.dtype)
-    fits = indices.at[place].get(mode="clip") == here
+    found = indices.astype(here.dtype)
+    place = jnp.searchsorted(found, here).astype(here.dtype)
+    fits = found.at[place].get(mode="clip") == here
     place = jnp.where(fits, place - to_local_labels(0 * place, num_sampled, class_axis), NO_CLASS)
     place = psum(jnp.where(outside, 0, place), class_axis)
     named = (whole >= 0) & (whole < num_global(num_classes, class_axis))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
@@ -252,7 +252,7 @@ def _probabilities(logits, weight):
 
 def _top(p, labels):
     """Return the probability of the predicted class, and 1 where that is the label, else 0."""
-    return jnp.max(p, -1), cast_like(jnp.argmax(p, -1) == labels, p)
+    return jnp.max(p, -1), cast_like(lax.argmax(p, p.ndim - 1, labels.dtype) == labels, p)
 
 
 def _equal_width(p, num_bins):

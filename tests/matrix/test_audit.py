@@ -7,8 +7,10 @@ import gc
 from functools import partial
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
-from audit import CALLS, FUNCTIONS, UNCALLED, arrays_of, each, evaluate
+from audit import CALLS, FUNCTIONS, GIVEN, UNCALLED, arrays_of, each, evaluate
 from compiling import compiles
 
 import jsoftmax as js
@@ -22,6 +24,24 @@ def test_every_public_function_is_called():
     called = {name for call in CALLS for name in call.name.split(":")[0].split()}
     assert called | {*UNCALLED} == public
     assert not called & {*UNCALLED}
+
+
+# --- integers of any width ---
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32", "int64"])
+def test_integers_where_the_default_has_64_bits(dtype):
+    """Under strict promotion integers of two widths do not mix."""
+
+    def change(given):
+        return jnp.asarray(given.array, dtype if given.array.dtype == np.int32 else None)
+
+    def check(call):
+        if dtype not in ("int32", "int64"):  # which have their gradients
+            call = call._replace(moving=0)
+        jax.eval_shape(partial(evaluate, call), arrays_of(call, change))
+
+    with jax.enable_x64(True):
+        each(check, [c for c in FUNCTIONS if any(GIVEN[n].array.dtype == np.int32 for n in c.given)])
 
 
 # --- debugging tools ---

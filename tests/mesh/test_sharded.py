@@ -8,9 +8,11 @@ from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from cases import close, head
 from jax.sharding import NamedSharding
+from members import direction, in_scan
 from meshes import MARGIN, PLACES, mesh_of
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -142,6 +144,24 @@ def test_narrow_dtypes(dtype):
     # The parts of a gradient are rounded before they are added.
     as_float = partial(jax.tree.map, lambda g: g.astype(jnp.float32))
     close(as_float(got[1]), as_float(expected[1]), rtol=0.02, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@over_axes
+def test_second_derivatives_in_a_scan(axes, dtype):
+    x, w, labels = head(dtype, examples=8, size=D, classes=C)
+
+    def along(evaluate, loop):
+        total = loop(lambda x: evaluate(x, w, labels))
+        v = direction(x)
+        return jax.grad(lambda x: jnp.vdot(jax.grad(total)(x), v).astype(jnp.float32))
+
+    got = jax.jit(along(spread(axes=axes), in_scan))(x)
+    expected = jax.jit(along(js.linear_loss, lambda function: function))(x)
+    got, expected = (np.asarray(found, np.float32) for found in (got, expected))
+    step = float(jnp.finfo(dtype).eps)
+    atol = 4 * step * np.abs(expected).max()
+    assert_allclose(got, expected, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])

@@ -95,6 +95,16 @@ GATHER = """%gather (p: f32[16,4]) -> f32[64,4] {
             'backend_config={"known_trip_count":{"n":"5"}}',
             5 * 768,
         ),
+        (
+            "%n = bf16[16,4]{1,0} convert(%x)\n  %w = f32[16,4]{1,0} convert(%n)\n"
+            "  %r = f32[64,4]{1,0} all-gather(%w), replica_groups=[2,4]<=[8], dimensions={0}",
+            3 * 128,
+        ),
+        (
+            "%n = bf16[16,4]{1,0} convert(%x)\n  %w = f32[16,4]{1,0} convert(%n)\n"
+            "  %r = f32[16,4]{1,0} all-reduce(%w), replica_groups=[2,4]<=[8], to_apply=%add",
+            2 * 3 / 4 * 256,
+        ),
         ("%r = f32[16,4]{1,0} while(%x), condition=%id, body=%id", 0),  # any number of nothing
         ("%r = f32[16,4]{1,0} all-reduce(%x), replica_groups={{0},{1}}, to_apply=%add", 0),
         ("%r = f32[16,4]{1,0} collective-permute(%x), source_target_pairs={{0,0},{1,1}}", 0),
