@@ -166,9 +166,7 @@ def _loss(plan, examples, head, found, dtype):
         examples = examples._replace(labels=labels)
         whole = head._replace(softcap=softcap, margin=margin, loss=values)
         losses, stats, shift = evaluate(plan, examples, whole, merged)
-        # As in weighted_mean: an example of weight 0 is left out even if it is NaN.
-        counted = jnp.where((examples.weights == 0) & jnp.isnan(losses), 0, losses)
-        total = jnp.sum(multiply_no_nan(examples.weights, counted))
+        total = jnp.sum(multiply_no_nan(examples.weights, losses))
         return total, (losses, absolute(stats, shift))
 
     zero = varying_zero(found.others.top, dtype)

@@ -1,8 +1,8 @@
 """The arguments of the linear functions: checked, flattened, weighed, and made into a plan.
 
 What a user gave becomes `Examples`, with the leading axes as one, and a `Head`; see
-blockwise/types.py. What an example of weight 0 holds, be it NaN, must not reach a gradient: it is
-neutralised here.
+blockwise/types.py. What an example of sample weight 0 holds, be it NaN, must not reach a gradient:
+it is neutralised here.
 """
 
 import dataclasses
@@ -157,7 +157,8 @@ def weigh(
     """Return examples and head, the factors on the losses, and by what sum a mean divides.
 
     Class weights are among these factors, or in the probs; or, if the loss takes them, in examples
-    and head. As in `weighted_mean`, an example of weight 0 is left out even if it would be NaN.
+    and head. An example of sample weight 0 is left out even if it would be NaN; with a class weight
+    of 0 it is not: that is a factor on the loss, and would hide a label that is out of range.
     """
     features, labels, probs, *_ = examples
     dtype = sum_dtype(features, head.weight)
@@ -169,7 +170,7 @@ def weigh(
     if sample_weight is not None:
         sample_weight = jnp.asarray(sample_weight)
         check_shape("sample_weight", sample_weight, shape, "a weight for every example")
-        weights = sample_weight.reshape(-1).astype(dtype)
+        weights = sample_weight = sample_weight.reshape(-1).astype(dtype)
     counts = weights = jnp.where(ignored, 0, weights)
     of_labels = None
     if class_weight is not None:
@@ -182,14 +183,15 @@ def weigh(
         else:
             probs = probs if probs is None else probs.astype(dtype) * of_labels
             weights, of_labels = counts, None
-    valid = (labels >= 0) & (labels < num_global(num_local, class_axis))
-    if probs is not None:
-        valid = jnp.all(valid & jnp.isfinite(probs), -1)
-    bad = (weights == 0) & ~valid
-    labels = jnp.where(bad.reshape(-1, *[1] * (labels.ndim - 1)), 0, labels)
-    probs = probs if probs is None else jnp.where(bad[:, None], 0, probs)
-    bad |= (weights == 0) & ~jnp.all(jnp.isfinite(features), -1)
-    features = jnp.where(bad[:, None], 0, features)
+    if sample_weight is not None:
+        valid = (labels >= 0) & (labels < num_global(num_local, class_axis))
+        if probs is not None:
+            valid = jnp.all(valid & jnp.isfinite(probs), -1)
+        bad = (sample_weight == 0) & ~valid
+        labels = jnp.where(bad.reshape(-1, *[1] * (labels.ndim - 1)), 0, labels)
+        probs = probs if probs is None else jnp.where(bad[:, None], 0, probs)
+        bad |= (sample_weight == 0) & ~jnp.all(jnp.isfinite(features), -1)
+        features = jnp.where(bad[:, None], 0, features)
     examples = Examples(features, labels, probs, class_weight=of_labels)
     return examples, head, weights, counts
 

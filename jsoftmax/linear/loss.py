@@ -96,6 +96,7 @@ def linear_loss(
       class_weight: `[classes]`, a factor on each class's term of the label: on the loss of a class,
         on the probs of `SparseLabels`, and where `nll` smooths the label, on all terms of that. The
         mean divides by those of the labels; with `SparseLabels`, as in torch, it is over examples.
+        Of an example whose class has weight 0 NaN stays NaN, unlike with a `sample_weight` of 0.
       ignore_index: a label whose examples are left out, whatever their features. The labels of
         `sample_classes` are other numbers: give it there, and here -1.
       reduction: "mean", "sum", or None for one value per example, at four matrix products.

@@ -59,7 +59,7 @@ def cross_entropy(
       label_smoothing: ε in [0, 1]; see `nll`.
       z_loss: λ, the weight of $(\log Z)^2$; see `nll`.
       class_weight: `[classes]`, a factor on each class's term of the label, with smoothing of the
-        smoothed one: $-\sum_j w_j q_j \log p_j$.
+        smoothed one: $-\sum_j w_j q_j \log p_j$. A weight of 0 does not hide NaN.
       ignore_index: a label whose examples have loss 0 and gradient 0, whatever their logits.
       sample_weight: `[...]`, a factor on each example's loss; booleans are a mask. One of weight 0
         is left out whatever its logits, NaN included.

@@ -29,8 +29,11 @@ def _weighted_nll(stats, shift, of_label, *, average, label_smoothing=0.0, z_los
     part = within("label_smoothing", label_smoothing, 0, 1)
     part = like_examples("label_smoothing", part, of_label)
     spread = part * average.astype(of_label.dtype)
-    loss = _centred_nll(stats, shift, z_loss=z_loss)
-    loss = multiply_no_nan((1 - part) * of_label + spread, loss)
+    own = (1 - part) * of_label
+    # A masked class of weight 0 as a label has no term: what is left of -log p_y + z_y is log Z.
+    absent = (own == 0) & (stats.target == -jnp.inf)
+    loss = jnp.where(absent, stats.others, nll(stats)) + z_penalty(z_loss, stats.logsumexp + shift)
+    loss = multiply_no_nan(own + spread, loss)
     target = jnp.where(stats.target == -jnp.inf, 0, stats.target)
     return loss + multiply_no_nan(spread, target - stats.mean)
 

@@ -10,7 +10,7 @@ import pytest
 from blocks import BIAS, BLOCKS, KEEP, C, D, N
 from cases import close, head
 from meshes import mesh_of
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 import jsoftmax as js
 
@@ -108,3 +108,51 @@ def test_weights_of_zero_only():
     run = partial(js.linear_cross_entropy, label_smoothing=0.3, class_weight=jnp.zeros(C))
     value, bar = jax.value_and_grad(run)(X, W, LABELS)
     close((value, bar), (0, jnp.zeros_like(bar)))
+
+
+BAD = {
+    "NaN": (X.at[2].set(jnp.nan), LABELS),
+    "inf": (X.at[2, 0].set(jnp.inf), LABELS),
+    "label -1": (X, np.where(np.arange(N) == 2, -1, LABELS)),
+    "label too large": (X, np.where(np.arange(N) == 2, C, LABELS)),
+}
+NO_WEIGHTS = jnp.zeros(C).at[LABELS[0]].set(1.0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("reduction", ["mean", None])
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+def test_a_weight_of_zero_hides_nothing(bad, reduction, smoothing):
+    """It is a factor on the loss, on logits and in blocks: NaN stays NaN, and so do gradients."""
+    x, labels = bad
+
+    def total(way, x, w):
+        options = {"class_weight": NO_WEIGHTS, "label_smoothing": smoothing}
+        losses = way(x, w, labels, BIAS, reduction=reduction, **options)
+        return jnp.sum(losses), losses
+
+    def linear(x, w, labels, bias, **options):
+        return js.linear_cross_entropy(x, w, labels, bias=bias, **BLOCKS["rows"], **options)
+
+    for way in (dense, linear):
+        (_, losses), gradients = jax.value_and_grad(partial(total, way), (0, 1), has_aux=True)(x, W)
+        rows = jnp.arange(N) == 2
+        assert_array_equal(jnp.isnan(losses), rows if losses.ndim else True)
+        assert_array_equal(jnp.isnan(gradients[0]).any(-1), rows)
+        assert jnp.isnan(gradients[1]).any()
+
+
+def test_a_masked_label_of_weight_zero():
+    """Its term is 0, smoothed or not, and no other is of its class."""
+    keep = jnp.arange(C) != LABELS[2]
+    weights = WEIGHTS.at[LABELS[2]].set(0)
+    for smoothing in (0.0, 0.3, 1.0):
+        options = {"where": keep, "class_weight": weights, "label_smoothing": smoothing}
+        run = partial(js.linear_cross_entropy, bias=BIAS, reduction="sum", z_loss=0.1, **options)
+
+        def on_logits(x, w, options=options):
+            return jnp.sum(dense(x, w, LABELS, BIAS, z_loss=0.1, **options))
+
+        got = jax.value_and_grad(lambda x, w, run=run: run(x, w, LABELS), (0, 1))(X, W)
+        close(got, jax.value_and_grad(on_logits, (0, 1))(X, W), rtol=1e-4, atol=1e-5)
+        assert np.isfinite(got[0])
