@@ -4,9 +4,10 @@ JAX asks of a function on such arrays that it says how every gather, select and 
 the mesh. Here a function says it of its result: in between XLA decides, as with Auto axes it does.
 """
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -41,13 +42,29 @@ def on_any_mesh(axes: Callable[[Given], Axes]) -> Callable[[Function], Function]
             found = axes(given.arguments)
             auto = _with_auto_axes(mesh)
             args, options = jax.tree.map(lambda x: _enter(x, auto), (args, options))
-            with jax.sharding.use_abstract_mesh(auto):
+            functions = [x for x in jax.tree.leaves((args, options)) if callable(x)]
+            with jax.sharding.use_abstract_mesh(auto), explaining_closures(*functions):
                 out = function(*args, **options)
             return jax.tree.map(lambda x: _place(x, mesh, found[: x.ndim]), out)
 
         return on_mesh
 
     return decorate
+
+
+@contextlib.contextmanager
+def explaining_closures(*functions: Callable[..., Any]) -> Iterator[None]:
+    """Let an error say so if it is because a function closes over arrays of an Explicit mesh."""
+    try:
+        yield
+    except (ValueError, NotImplementedError) as wrong:
+        if not any(map(_closes_over_explicit, functions)):
+            raise
+        raise ValueError(
+            "a function that was given closes over an array on an Explicit mesh, which cannot be "
+            "placed as the arguments are. Hand it over by functools.partial: for a loss that is "
+            "partial(loss, number=number)."
+        ) from wrong
 
 
 def same_everywhere(given: Given) -> Axes:
@@ -86,6 +103,16 @@ def _mesh_of(tree):
     """Return the mesh with Explicit axes on which an array of the tree lies, or None."""
     arrays = (x for x in jax.tree.leaves(tree) if isinstance(x, Array))
     return next(filter(None, (_explicit(jax.typeof(x).sharding.mesh) for x in arrays)), None)
+
+
+def _closes_over_explicit(function):
+    if isinstance(function, functools.partial):
+        function = function.func
+    try:
+        held = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    except ValueError:  # of a variable that has no value yet
+        return False
+    return _mesh_of(held) is not None
 
 
 def _explicit(mesh):

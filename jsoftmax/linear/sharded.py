@@ -17,6 +17,7 @@ from jsoftmax.checks import check_values
 from jsoftmax.core.arguments import check_shape, marked_labels, normalize_axis
 from jsoftmax.core.collectives import NO_CLASS, MeshAxes, axes_of
 from jsoftmax.core.dtypes import to_compute_dtype
+from jsoftmax.core.meshes import explaining_closures
 from jsoftmax.linear.arguments import Padding, checked_precision
 from jsoftmax.linear.loss import linear_loss
 from jsoftmax.linear.traced_loss import loss_key
@@ -74,7 +75,8 @@ def sharded_linear_loss(
         are gathered over it, and each device gets the gradient of its own.
       num_classes: C, how many classes there are. Rows of the weight from there on only make it
         divisible: they are no class, and get gradient 0.
-      loss: a function of `LogitStats`, as in `linear_loss`; it may close over traced values.
+      loss: a function of `LogitStats`, as in `linear_loss`; it may close over traced values (those
+        on an Explicit mesh in a `partial`).
       options: any options of `linear_loss`, here or in the call: there they win.
 
     Returns:
@@ -104,6 +106,7 @@ def sharded_linear_loss(
         for axis in (batch_axis, class_axis)
     )
     per_row, per_class, scalar = P(batch_axes), P(class_axes), P()
+    numbers, with_numbers = _numbers_of(loss)
 
     # Compiled, since without jit a shard_map is run operation by operation; and once, for all calls
     # with the same `static` and shapes.
@@ -115,7 +118,7 @@ def sharded_linear_loss(
         def on_each(rows, classes, scalars):
             margin = combine(whole, *(x.pop("margin") for x in (scalars, classes, rows)))
             return linear_loss(
-                loss=loss,
+                loss=with_numbers(scalars.pop("loss")),
                 margin=margin,
                 class_axis=class_axes,
                 batch_axis=batch_axes,
@@ -143,7 +146,7 @@ def sharded_linear_loss(
         classes = {"weight": weight} | _pop(chosen, ("bias", "where", "class_weight"))
         margin = partition(chosen.pop("margin", None))
         classes["margin"], rows["margin"] = margin.per_class, margin.per_example
-        scalars = {"margin": margin.scalars} | _pop(chosen, ("softcap",))
+        scalars = {"margin": margin.scalars, "loss": numbers} | _pop(chosen, ("softcap",))
         _check_classes(num_classes, classes)
         if num_rows > num_classes:
             real, where = jnp.arange(num_rows) < num_classes, classes.get("where")
@@ -154,20 +157,38 @@ def sharded_linear_loss(
         if num_examples > examples and "sample_weight" not in rows:
             rows["sample_weight"] = jnp.ones(features.shape[:-1], to_compute_dtype(features).dtype)
 
-        on = _mesh_for(mesh, (rows, classes))
+        on = _mesh_for(mesh, (rows, classes, numbers))
 
         def placed(tree, size, spec):
             return jax.tree.map(lambda x: _placed(_filled(x, size), on, spec), tree)
 
         arrays = placed(rows, num_examples, per_row), placed(classes, num_rows, per_class), scalars
-        out = run(
-            arrays, on=on, static=(margin.whole, loss_key(loss), tuple(sorted(chosen.items())))
-        )
+        static = margin.whole, loss_key(loss), tuple(sorted(chosen.items()))
+        with explaining_closures(loss):
+            out = run(arrays, on=on, static=static)
         if num_examples == examples:
             return out
         return jax.tree.map(lambda x: _placed(x, on, scalar)[:examples] if x.ndim else x, out)
 
     return function
+
+
+def _numbers_of(loss):
+    """Return the arrays among the arguments of a partial, and the loss as a function of them.
+
+    What lies on an Explicit mesh can not be closed over inside of `shard_map`.
+    """
+    if not isinstance(loss, partial):
+        return [], lambda arrays: loss
+    leaves, structure = jax.tree.flatten((loss.args, loss.keywords))
+
+    def with_arrays(arrays):
+        given = iter(arrays)
+        both = [next(given) if isinstance(x, Array) else x for x in leaves]
+        args, options = structure.unflatten(both)
+        return partial(loss.func, *args, **options)
+
+    return [x for x in leaves if isinstance(x, Array)], with_arrays
 
 
 def _indices(labels, options):

@@ -70,6 +70,12 @@ def focal_of(x, w, y, gamma):
     return js.linear_loss(x, w, y, partial(js.focal, gamma=gamma))
 
 
+def focal_sharded(x, w, y, gamma):
+    axes = {"batch_axis": "data", "class_axis": "model"}
+    loss = partial(js.focal, gamma=gamma)
+    return js.sharded_linear_loss(mesh_of("Explicit"), **axes, num_classes=C, loss=loss)(x, w, y)
+
+
 def rows_alone(z, y):
     return jax.vmap(jax.grad(js.cross_entropy))(z, y)
 
@@ -94,8 +100,29 @@ def test_other_uses_of_an_explicit_mesh(context):
         # A loss that has a number which lies on the mesh, too.
         gradients, head = jax.grad(focal_of, (0, 1, 3)), "features weight labels"
         check(gradients, f"{head} gamma", ["data"], ["model"], ["data"], [])
+        gradients = jax.grad(focal_sharded, (0, 1, 3))
+        check(gradients, f"{head} gamma", ["data"], ["model"], ["data"], [])
         # Examples and classes over the same axis, as with parameters that are spread over all.
         check(jax.grad(js.linear_loss, (0, 1)), head, ["data"], ["data"], ["data"])
         check(js.linear_logits, "features weight", ["data"], ["data"])
         check(rows_alone, "logits labels", ["data", "model"], ["data"])
         check(curvature, head, ["data"], ["model"], ["data"])
+
+
+def test_a_loss_that_closes_over_an_array_on_an_explicit_mesh():
+    """JAX has no way to place what it closes over: the error says what to write."""
+    mesh = mesh_of("Explicit")
+    placed = [
+        jax.device_put(GIVEN[name].array, NamedSharding(mesh, P(axis)))
+        for name, axis in (("features", "data"), ("weight", "model"), ("labels", "data"))
+    ]
+    gamma = jax.device_put(np.float32(2), NamedSharding(mesh, P()))
+
+    def loss(stats):
+        return js.focal(stats, gamma=gamma)
+
+    axes = {"batch_axis": "data", "class_axis": "model"}
+    sharded = js.sharded_linear_loss(mesh, **axes, num_classes=C, loss=loss)
+    for function in (partial(js.linear_loss, loss=loss), sharded):
+        with pytest.raises(ValueError, match=r"closes over an array.*functools.partial"):
+            function(*placed)
