@@ -38,7 +38,7 @@ from jsoftmax.core.numerics import (
     multiply_no_nan,
     neg_inf_to_zero,
 )
-from jsoftmax.stats.labels import first_of_equals
+from jsoftmax.stats.labels import at_label, first_of_equals
 from jsoftmax.stats.logit_stats import LogitStats
 
 Sums = dict[str, Array]
@@ -149,16 +149,18 @@ def others_of(
     Args:
       z: logits without those of the labels, which count as masked.
       unmasked: booleans of that shape.
-      classes: integers `[c]`, which classes these are.
+      classes: integers `[c]`, which classes these are, one after another.
       fields: which of the `OPTIONAL` ones are wanted, and perhaps `weighted_mean`.
       weights: of the classes, `[c]`, for the latter.
     """
-    runner_up = jnp.max(z, -1, initial=-jnp.inf)
-    top = lax.stop_gradient(runner_up)
+    top = lax.stop_gradient(jnp.max(z, -1, initial=-jnp.inf))
     sums = sums_below(top, z, unmasked, names_of_sums(fields), weights)
     if "runner_up" not in fields:
         return Others(top, None, None, sums)
-    return Others(top, _first_at_top(z, top, classes), runner_up, sums)
+    top_class = _first_at_top(z, top, classes)
+    # Of ties the first has the derivative, as in the backward pass, or the second one were of both.
+    runner_up = top + change(at_label(z, top_class - classes[0]))
+    return Others(top, top_class, runner_up, sums)
 
 
 def _first_at_top(z, top, classes):
