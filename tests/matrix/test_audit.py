@@ -28,6 +28,7 @@ def test_every_public_function_is_called():
 
 # --- integers of any width ---
 
+
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32", "int64"])
 def test_integers_where_the_default_has_64_bits(dtype):
     """Under strict promotion integers of two widths do not mix."""
@@ -40,8 +41,9 @@ def test_integers_where_the_default_has_64_bits(dtype):
             call = call._replace(moving=0)
         jax.eval_shape(partial(evaluate, call), arrays_of(call, change))
 
+    given = [c for c in FUNCTIONS if any(GIVEN[n].array.dtype == np.int32 for n in c.given)]
     with jax.enable_x64(True):
-        each(check, [c for c in FUNCTIONS if any(GIVEN[n].array.dtype == np.int32 for n in c.given)])
+        each(check, given)
 
 
 # --- debugging tools ---
