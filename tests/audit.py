@@ -307,8 +307,8 @@ def total(call, *arrays):
     added = 0.0
     for x in jax.tree.leaves(results):
         if jnp.issubdtype(x.dtype, jnp.floating):
-            weight = np.float32(1 + np.arange(x.size) % 4 / 4).reshape(x.shape)  # exact in 8 bits
-            added += jnp.sum(weight * x.astype(jnp.float32))
+            weight = jnp.asarray(1 + np.arange(x.size) % 4 / 4, float)  # exact in 8 bits
+            added += jnp.sum(weight.reshape(x.shape) * x.astype(float))
     return added, results
 
 
@@ -336,12 +336,17 @@ def arrays_of(call, change=lambda given: given.array):
     return [change(GIVEN[name]) for name in call.given]
 
 
-def all_at_once(calls, change=lambda given: given.array):
-    """Return name -> what `evaluate` returns of arrays that were changed, in one program."""
+def in_one_program(calls):
+    """Return a function of changes, of `name -> what evaluate returns of changed arrays`."""
 
+    @jax.jit
     def program(given):
         found = {}
         each(lambda c: found.update({c.name: evaluate(c, given[c.name])}), calls)
         return found
 
-    return jax.jit(program)({call.name: arrays_of(call, change) for call in calls})
+    return lambda change: program({call.name: arrays_of(call, change) for call in calls})
+
+
+def all_at_once(calls, change=lambda given: given.array):
+    return in_one_program(calls)(change)

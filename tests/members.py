@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -48,11 +49,15 @@ def direction(z):
 
 
 def in_scan(function):
-    """Return a scalar function of z as a scan of one step with z in its carry.
+    """Return a scalar function of z, or several, as a scan of one step with z in its carry.
 
     What depends on a carry that changes loses its derivative rules in reverse mode.
     """
-    return lambda z: lax.scan(lambda z, _: (2 * z, function(z)), z, None, length=1)[1][0]
+
+    def step(z, _):
+        return jax.tree.map(lambda x: 2 * x, z), function(z)
+
+    return lambda z: lax.scan(step, z, None, length=1)[1][0]
 
 
 def total_of(value):

@@ -96,7 +96,8 @@ def focal(stats: LogitStats, *, gamma: ArrayLike = 2.0) -> Array:
     """
     u = _finite_log_odds(stats)
     gamma = like_examples("gamma", at_least("gamma", gamma, 0), u)
-    faded = jnp.exp(-gamma * softplus(u)) * softplus(-u)
+    # Far below 0 the factor is 1, and in its derivative a 0 would meet a loss that may overflow.
+    faded = jnp.exp(-gamma * softplus(jnp.where(u < -1e3, -1e3, u))) * softplus(-u)
     return _infinite_if_off(stats, faded)
 
 

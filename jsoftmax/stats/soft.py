@@ -61,7 +61,7 @@ def _reduce(with_mean, rows):
 def _reduce_jvp(with_mean, primals, tangents):
     (rows,), (d_rows,) = primals, tangents
     out, parts = _reduced(rows, with_mean, with_elsewhere=True)
-    return out, _tangents(with_mean, rows, out.top, parts, d_rows)
+    return out, _tangents(with_mean, rows, out.top, out.target, parts, d_rows)
 
 
 def _reduced(rows, with_mean, with_elsewhere):
@@ -95,7 +95,7 @@ def _of_block(rows, with_mean, with_elsewhere):
 
 
 @partial(jax.checkpoint, prevent_cse=False, static_argnums=(0,))
-def _tangents(with_mean, rows, top, parts, d_rows):
+def _tangents(with_mean, rows, top, target, parts, d_rows):
     z = rows.masked()
     d = rows.relative(z, top)
     dd = rows.relative_tangent(d, d_rows)
@@ -104,7 +104,7 @@ def _tangents(with_mean, rows, top, parts, d_rows):
     p = exp_nonpositive(rows.relative(z, parts.runner_up))
     p /= jnp.where(parts.sum_exp == 0, 1, parts.sum_exp)[..., None]
     of_distance = jnp.where(at_top, parts.elsewhere[..., None], jnp.where(off, 0, -q))
-    distance = jnp.where((q == 0) & off, 0, -d)  # as in multiply_no_nan
+    distance = jnp.where((q == 0) & off, 0, target[..., None] - d)  # as in multiply_no_nan
     return Soft(
         jnp.zeros_like(top),
         jnp.sum(jnp.where(at_top, dd, 0), -1),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from audit import FILES, FUNCTIONS, GIVEN, all_at_once, arrays_of, each, evaluate
+from audit import FILES, FUNCTIONS, GIVEN, C, all_at_once, arrays_of, each, evaluate, in_one_program
 from cases import close
 from flax import nnx
 from numpy.testing import assert_allclose, assert_array_equal
@@ -119,3 +119,38 @@ def test_no_examples():
             assert_array_equal(x, 0)
 
     each(check, FUNCTIONS)
+
+
+LOWEST = np.finfo(np.float32).min
+HUGE = {  # the names of what changes, and how: what is 5 there is no label
+    "a class masked by -1e30": (("logits", "teacher", "bias"), lambda x: np.where(IS_5, -1e30, x)),
+    "a class masked by the lowest": (
+        ("logits", "teacher", "bias"),
+        lambda x: np.where(IS_5, LOWEST, x),
+    ),
+    "a class at 1e30": (("logits", "teacher", "bias"), lambda x: np.where(IS_5, 1e30, x)),
+    "all of size 1e30": (("logits", "teacher", "bias"), lambda x: 1e30 * x),
+    "large features": (("features", "tokens"), lambda x: 1e30 * x),
+    "small features": (("features", "tokens"), lambda x: 1e-30 * x),
+    "large weight": (("weight",), lambda x: 1e30 * x),
+    "small weight": (("weight",), lambda x: 1e-30 * x),
+}
+IS_5 = np.arange(C) == 5
+
+
+def test_huge_gaps():
+    """Nothing is NaN, and nothing infinite but what overflows: the square of log Z, and sums."""
+    program = in_one_program(FILES)
+
+    def check(name, found, call):
+        results, gradients = found[call.name]
+        for x in jax.tree.leaves((results, gradients)):
+            assert not np.isnan(x).any(), name
+        if "z_loss" not in call.options and "lowest" not in name:
+            for x in jax.tree.leaves((results, gradients)):
+                assert np.isfinite(x).all(), name
+
+    for name, (names, scaled) in HUGE.items():
+        changed = {id(GIVEN[n]): np.float32(scaled(GIVEN[n].array)) for n in names}
+        found = program(lambda given, changed=changed: changed.get(id(given), given.array))
+        each(partial(check, name, found), FILES)
