@@ -18,7 +18,7 @@ from jsoftmax.blockwise.block_loop import add_rows, over_blocks
 from jsoftmax.blockwise.class_block import ClassBlock
 from jsoftmax.blockwise.matmul import features_gradient, matmul, weight_gradient
 from jsoftmax.blockwise.scores import features_inverse_norm
-from jsoftmax.blockwise.types import Examples, Forward, Head, Plan
+from jsoftmax.blockwise.types import Examples, Forward, Head, Numbers, Plan
 from jsoftmax.core.collectives import to_local_labels
 from jsoftmax.core.dtypes import sum_dtype
 from jsoftmax.core.varying import vary, varying_zero
@@ -33,9 +33,9 @@ def backward(
     cotangents: Any,
     gradients: Head,
     *,
-    of_rows: tuple[bool, bool | None],
-) -> tuple[Array | None, Array | None, Head]:
-    """Return the gradients of the features and of a scale by example, and of the head.
+    of_rows: tuple[bool, Numbers],
+) -> tuple[Array | None, Numbers, Head]:
+    """Return the gradients of the features and of numbers by example, and of the head.
 
     Args:
       plan: the plan.
@@ -43,7 +43,7 @@ def backward(
       found, products: what `forward` returned; without products they are computed again.
       cotangents: of cosines, runner-up and sums.
       gradients: of the head so far, None where not asked for.
-      of_rows: whether the gradients of the features, and of the scale, are asked for. Where not,
+      of_rows: whether the gradients of the features, and of the numbers, are asked for. Where not,
         they are None.
 
     Those of the head are `gradients` plus those of these rows.
@@ -60,24 +60,23 @@ def backward(
 
     @partial(jax.checkpoint, prevent_cse=False)
     def body(carry, start, new, products):
-        d_features, d_scale, gradients = carry
+        d_features, d_numbers, gradients = carry
         block = ClassBlock.of(plan, head, shard.labels, start, new)
         if products is None:
             products = matmul(features, block.head.weight, plan.precision)
         # As the labels in the block: not computed once for all blocks.
         _, (slopes, top, top_class) = lax.optimization_barrier((start, per_row))
 
-        def reduce(products, scale, per_class, softcap, margin):
+        def reduce(products, numbers, per_class, softcap, margin):
             bias, class_weight = per_class
             given = head._replace(bias=bias, class_weight=class_weight)
             given = given._replace(softcap=softcap, margin=margin)
-            return block.reduce(plan, products, inverse_norm, scale, given, top, top_class)
+            return block.reduce(plan, products, inverse_norm, numbers, given, top, top_class)
 
         per_class = block.head.bias, block.head.class_weight
-        given = products, shard.scale, per_class, head.softcap, head.margin
+        given = products, shard.numbers, per_class, head.softcap, head.margin
         d_products, added, d_per_class, d_softcap, d_margin = jax.vjp(reduce, *given)[1](slopes)
-        if d_scale is not None:
-            d_scale = d_scale + added
+        d_numbers = add_wanted(d_numbers, added)
         if d_features is not None:
             added = features_gradient(d_products, block.head.weight, plan.precision)
             d_features = d_features + added
@@ -95,18 +94,15 @@ def backward(
         scalars = gradients.softcap, gradients.margin
         softcap, margin = add_wanted(scalars, (d_softcap, d_margin))
         gradients = gradients._replace(softcap=softcap, margin=margin)
-        return (d_features, d_scale, gradients), None
+        return (d_features, d_numbers, gradients), None
 
     dtype = sum_dtype(features, head.weight)
-    d_features, d_scale = (
-        jnp.zeros_like(x, dtype) if wanted and x is not None else None
-        for x, wanted in zip((features, shard.scale), of_rows, strict=True)
-    )
-    carry = d_features, d_scale, gradients
-    (d_features, d_scale, gradients), _ = over_blocks(body, carry, num_local, size, products)
+    zeros = jax.tree.map(lambda x: jnp.zeros_like(x, dtype), (features, shard.numbers))
+    carry = *keep(of_rows, zeros), gradients
+    (d_features, d_numbers, gradients), _ = over_blocks(body, carry, num_local, size, products)
     if d_features is not None:
         d_features = project_out(d_features, features, inverse_norm)
-    return d_features, d_scale, gradients
+    return d_features, d_numbers, gradients
 
 
 def add_wanted(totals: Any, added: Any) -> Any:
@@ -116,6 +112,11 @@ def add_wanted(totals: Any, added: Any) -> Any:
         return None if total is None else total + x.astype(total.dtype)
 
     return jax.tree.map(add, totals, added, is_leaf=lambda x: x is None)
+
+
+def keep(wanted: Any, tree: Any) -> Any:
+    """Return the leaves that are wanted, and None for the others."""
+    return jax.tree.map(lambda yes, x: x if yes else None, wanted, tree)
 
 
 def project_out(gradient: Array, vectors: Array, inverse_norm: Array | None) -> Array:

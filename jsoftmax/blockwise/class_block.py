@@ -10,12 +10,13 @@ of classes becomes float32 when it is cut, and the features do before any loop.
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jsoftmax.blockwise.block_loop import slice_rows
 from jsoftmax.blockwise.scores import cosines, logits_of, sound_vectors, weight_inverse_norm
-from jsoftmax.blockwise.types import Examples, Head, Plan
+from jsoftmax.blockwise.types import Examples, Head, Numbers, Plan
 from jsoftmax.core.collectives import to_local_labels
 from jsoftmax.core.dtypes import sum_dtype
 from jsoftmax.core.varying import vary, varying_zero
@@ -62,36 +63,36 @@ class ClassBlock(NamedTuple):
         plan: Plan,
         products: Array,
         of_features: Array | None,
-        scale: Array | None,
+        numbers: Numbers,
         head: Head,
     ):
         """Return cosines and logits `[n, c]`; bias and softcap are those of `head`.
 
-        The scale is that of its margin, or `[n]` by example.
+        The scale is that of its margin, if it does not go by example.
         """
         c = cosines(products, of_features, self.head.inverse_norm)
-        if scale is not None:
-            scale = scale[:, None]
-        elif plan.margin is not None:
+        scale, temperature = jax.tree.map(lambda x: x[:, None], numbers)
+        if scale is None and plan.margin is not None:
             scale = combine(plan.margin, head.margin).scale
-        z = logits_of(c, scale, head.bias, head.softcap)
+        z = logits_of(c, scale, head.bias, head.softcap, temperature)
         return c, jnp.where(self.unmasked, z, -jnp.inf)
 
-    def reduce(self, plan: Plan, products, of_features, scale, head: Head, top, top_class):
+    def reduce(self, plan: Plan, products, of_features, numbers, head: Head, top, top_class):
         """Return what the block adds to cosines of labels, runner-up and sums, given the top.
 
         The top and its class are constants. This is what the derivatives are taken of.
         """
-        c, z = self.logits(plan, products, of_features, scale, head)
+        c, z = self.logits(plan, products, of_features, numbers, head)
         of_labels = jnp.where(self.inside, at_labels(c, self.place), 0)
-        runner_up = jnp.zeros_like(top)
+        runner_up, first = jnp.zeros_like(top), None
         if top_class is not None:
+            first = self.classes == top_class[:, None]
             place = top_class - self.classes[0]
             mine = (place >= 0) & (place < len(self.classes))
             at_top = at_label(jnp.where(self.unmasked, z, 0), place)
             runner_up = jnp.where(mine, at_top, 0)
         names = names_of_sums(plan.fields)
-        sums = sums_below(top, z, self.unmasked, names, head.class_weight)
+        sums = sums_below(top, z, self.unmasked, names, head.class_weight, first)
         return of_labels, runner_up, sums
 
 
@@ -105,7 +106,7 @@ def local_shard(plan: Plan, examples: Examples, head: Head) -> tuple[Examples, H
     labels = to_local_labels(examples.labels, head.weight.shape[0], plan.class_axis)
     read = head._replace(where=None, sound=None, loss=())
     features = examples.features.astype(jnp.float32) if plan.widen else examples.features
-    features, labels, scale, read = vary((features, labels, examples.scale, read), zero)
+    features, labels, numbers, read = vary((features, labels, examples.numbers, read), zero)
     of_weight = weight_inverse_norm(sound_vectors(read.weight, head.sound), plan.margin)
-    shard = Examples(features, labels, scale=scale)
+    shard = Examples(features, labels, numbers=numbers)
     return shard, read._replace(where=head.where, sound=head.sound, inverse_norm=of_weight)

@@ -50,7 +50,7 @@ def forward(
         of_labels, others = carry
         block = ClassBlock.of(plan, head, labels, start, new)
         products = matmul(features, block.head.weight, plan.precision)
-        c, z = block.logits(plan, products, of_features, shard.scale, block.head)
+        c, z = block.logits(plan, products, of_features, shard.numbers, block.head)
         of_labels = jnp.where(block.inside, at_labels(c, block.place), of_labels)
         weights = block.head.class_weight
         found = others_of(z, block.unmasked, block.classes, plan.fields, weights)
@@ -83,13 +83,15 @@ def stats_of(
     """
     margin = combine(plan.margin, head.margin, examples.margin)
     score = with_margin(found.cosines, examples.kept_norm, margin)
-    scale = examples.scale
+    scale, temperature = examples.numbers
     if scale is None and margin is not None:
         scale = margin.scale
-    target = logits_of(score, scale, examples.bias, head.softcap)
+    if temperature is not None and score.ndim > temperature.ndim:
+        temperature = temperature[:, None]
+    target = logits_of(score, scale, examples.bias, head.softcap, temperature)
     plain = None
     if margin is not None:
-        plain = logits_of(found.cosines, scale, examples.bias, head.softcap)
+        plain = logits_of(found.cosines, scale, examples.bias, head.softcap, temperature)
     parts = target, examples.labels, found.unmasked, found.runner_up, found.others
     weights = examples.class_weight
     return to_stats(*parts, plan.fields, centred=centred, score=plain, of_label=weights)
@@ -98,15 +100,30 @@ def stats_of(
 def evaluate(
     plan: Plan, examples: Examples, head: Head, found: Forward
 ) -> tuple[Array, LogitStats, Array]:
-    """Return the losses `[N]`, which are expected ones for lists, and stats with their shift."""
+    """Return the losses `[N]`, which are expected ones for lists, and stats with their shift.
+
+    A loss of weight 0 that is not finite is 0 instead, and has no gradient.
+    """
     given, shift = stats_of(plan, examples, head, found, centred=True)
     loss = plan.loss
-    for _ in shift.shape:
-        loss = jax.vmap(loss, (0, 0, None, 0))
-    losses = loss(given, shift, head.loss, examples.class_weight)
-    if examples.probs is not None:
-        losses = jnp.sum(multiply_no_nan(examples.probs, losses), -1)
+    if examples.probs is not None:  # for each listed class the arguments of the example
+        loss = jax.vmap(loss, (0, 0, None, None, 0))
+    loss = jax.vmap(loss, (0, 0, 0, None, 0))
+
+    def losses_of(given, shift, args):
+        losses = loss(given, shift, args, head.loss, examples.class_weight)
+        if examples.probs is None:
+            return losses
+        return jnp.sum(multiply_no_nan(examples.probs, losses), -1)
+
+    read = given, shift, examples.loss_args
+    bad = (examples.weights == 0) & ~jnp.isfinite(losses_of(*read))
+    losses = jnp.where(bad, 0, losses_of(*jax.tree.map(partial(_constant_where, bad), read)))
     if examples.class_weight is None:
         return losses, given, shift
     plain = examples._replace(class_weight=None)
     return losses, *stats_of(plan, plain, head, found, centred=True)
+
+
+def _constant_where(rows, x):
+    return jnp.where(rows.reshape(-1, *[1] * (x.ndim - 1)), jax.lax.stop_gradient(x), x)

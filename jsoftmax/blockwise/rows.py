@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.blockwise.backward import add_wanted, backward
+from jsoftmax.blockwise.backward import add_wanted, backward, keep
 from jsoftmax.blockwise.block_loop import add_rows, join_blocks, over_blocks, slice_rows
 from jsoftmax.blockwise.class_block import ClassBlock, local_shard
 from jsoftmax.blockwise.forward import evaluate, forward
@@ -62,15 +62,16 @@ def reduce_again(
     constants = vary((found.others.top, top_class), zero)
 
     def block_of_rows(_, start, new, __):
-        given = shard.features, shard.labels, shard.scale, constants
-        features, labels, scale, (top, top_class) = slice_rows(given, start, size)
+        given = shard.features, shard.labels, shard.numbers, constants
+        features, labels, numbers, (top, top_class) = slice_rows(given, start, size)
         of_features = features_inverse_norm(features, plan.margin)
 
         @partial(jax.checkpoint, prevent_cse=False)
         def body(carry, start, new, _):
             block = ClassBlock.of(plan, shared, labels, start, new)
             products = matmul(features, block.head.weight, plan.precision)
-            reduced = block.reduce(plan, products, of_features, scale, block.head, top, top_class)
+            given = products, of_features, numbers, block.head
+            reduced = block.reduce(plan, *given, top, top_class)
             return jax.tree.map(jnp.add, carry, reduced), None
 
         sums = {name: jnp.zeros_like(top) for name in names_of_sums(plan.fields)}
@@ -114,11 +115,11 @@ def sum_and_gradients(
         d_shared = keep((wanted[1].softcap, wanted[1].margin, wanted[1].loss), d_shared)
         d_features, d_head = gradients
         given = plan, part, shared, found, products, cotangents, d_head
-        of_rows = wanted[0].features, wanted[0].scale
-        d_block, d_scale, d_head = backward(*given, of_rows=of_rows)
+        of_rows = wanted[0].features, wanted[0].numbers
+        d_block, d_numbers, d_head = backward(*given, of_rows=of_rows)
         if d_block is not None:
             d_features = add_rows(d_features, start, d_block)
-        return (d_features, d_head), (added, evaluation, d_mine, d_scale, d_shared)
+        return (d_features, d_head), (added, evaluation, d_mine, d_numbers, d_shared)
 
     gradients = None
     if wanted is not None:  # sums are float32 or wider, whatever the parameters' dtype
@@ -127,18 +128,18 @@ def sum_and_gradients(
         zeros = jax.tree.map(lambda x: jnp.zeros_like(x, dtype), parts)
         gradients = keep((wanted[0].features, of_head), zeros)
     gradients, outputs = over_blocks(body, gradients, rows, size)
-    added, evaluation, d_rows, d_scale, d_shared = outputs
+    added, evaluation, d_rows, d_numbers, d_shared = outputs
     total, d_shared = jax.tree.map(lambda x: jnp.sum(x, 0), (added, d_shared))
-    by_row = evaluation, d_rows, d_scale
-    evaluation, d_rows, d_scale = jax.tree.map(partial(join_blocks, size=rows), by_row)
+    by_row = evaluation, d_rows, d_numbers
+    evaluation, d_rows, d_numbers = jax.tree.map(partial(join_blocks, size=rows), by_row)
     if wanted is None:
         return total, evaluation, None
     d_features, d_head = gradients
-    # Of scale and softcap, `backward` has what goes through this device's classes. What goes
-    # through the true class, and all of the other parameters, every device knows.
+    # Of scale, temperature and softcap, `backward` has what goes through this device's classes.
+    # What goes through the true class, and all of the other parameters, every device knows.
     d_softcap, d_margin, d_loss = d_shared
-    scalars = psum((d_head.softcap, d_head.margin, d_scale), plan.class_axis)
-    softcap, margin, scale = add_wanted(scalars, (d_softcap, d_margin, d_rows.scale))
+    parts = psum((d_head.softcap, d_head.margin, d_numbers), plan.class_axis)
+    softcap, margin, numbers = add_wanted(parts, (d_softcap, d_margin, d_rows.numbers))
     # The loss was traced with the values it closes over as they are, so their gradients are sums
     # over the devices already.
     zero = varying_zero(total, dtype)
@@ -147,7 +148,7 @@ def sum_and_gradients(
         for d, x in zip(d_loss, head.loss, strict=True)
     )
     d_head = d_head._replace(softcap=softcap, margin=margin, loss=loss)
-    return total, evaluation, (d_rows._replace(features=d_features, scale=scale), d_head)
+    return total, evaluation, (d_rows._replace(features=d_features, numbers=numbers), d_head)
 
 
 def _loss(plan, examples, head, found, dtype):
@@ -177,8 +178,3 @@ def _loss(plan, examples, head, found, dtype):
     shared = softcap, margin, head.loss
     total, pull, evaluation = jax.vjp(function, reduced, examples, shared, has_aux=True)
     return (total, evaluation), pull
-
-
-def keep(wanted: Any, tree: Any) -> Any:
-    """Return the leaves that are wanted, and None for the others."""
-    return jax.tree.map(lambda yes, x: x if yes else None, wanted, tree)

@@ -3,7 +3,7 @@ r"""The steps from features and class vectors to logits, each written once.
     a = x wᵀ                          matmul, the matrix product
     c = a / |x| / |w|                 cosines: a margin divides by the norms that it says it does
     s c_j,  s φ(c_y)                  the true class goes through the margin; then the scale
-    z = cap(s c + b)                  logits_of: bias and softcap come last
+    z = cap(s c + b) / T              logits_of: bias, softcap and temperature come last
 
 `linear_logits` takes these steps for all classes at once, the passes over blocks for one block of
 classes after another.
@@ -57,11 +57,15 @@ def cosines(products: Array, of_features: Array | None, of_weight: Array | None)
 
 
 def logits_of(
-    cosine: Array, scale: ArrayLike | None, bias: Array | None, softcap: ArrayLike | None
+    cosine: Array,
+    scale: ArrayLike | None,
+    bias: Array | None,
+    softcap: ArrayLike | None,
+    temperature: Array | None = None,
 ) -> Array:
-    """Return `cap(s c + b)`, elementwise, with `cap(z) = softcap tanh(z / softcap)`.
+    """Return `cap(s c + b) / T`, elementwise, with `cap(z) = softcap tanh(z / softcap)`.
 
-    The scale is one number, or has the rank of the cosines.
+    Scale and temperature are one number, or have the rank of the cosines.
     """
     z = cosine if scale is None else cast_like(scale, cosine) * cosine
     if bias is not None:
@@ -69,7 +73,7 @@ def logits_of(
     if softcap is not None:
         cap = cast_like(softcap, z)
         z = cap * jnp.tanh(z / cap)
-    return z
+    return z if temperature is None else z / cast_like(temperature, z)
 
 
 def kept_norm(

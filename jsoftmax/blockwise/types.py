@@ -21,11 +21,18 @@ class Plan(NamedTuple):
 
     blocks: BlockSizes
     margin: Any  # its whole numbers, see margins/partition.py, or None
-    loss: Callable[..., Array]  # (LogitStats - shift, shift, values, class weight) of one example
+    loss: Callable[..., Array]  # see linear/traced_loss.py; of one example
     fields: tuple[str, ...]  # the optional ones of LogitStats that are computed
     class_axis: MeshAxes  # the mesh axes over which the classes are sharded
     precision: PrecisionLike  # of all matrix products
     widen: bool  # whether operands of 16 bits become float32 to be multiplied
+
+
+class Numbers(NamedTuple):
+    """Numbers by example that the logits of all classes are made with: `[N]`, or None."""
+
+    scale: Array | None = None  # of the margin, where it goes by example
+    temperature: Array | None = None
 
 
 class Examples(NamedTuple):
@@ -38,8 +45,9 @@ class Examples(NamedTuple):
     kept_norm: Array | None = None  # [N], see scores.kept_norm
     bias: Array | None = None  # of the labels, in their shape
     class_weight: Array | None = None  # of the labels, if the loss takes it
-    scale: Array | None = None  # of the margin, where it goes by example
+    numbers: Numbers = Numbers()
     margin: Any = None  # its other parameters by example, and those per class at the labels [N]
+    loss_args: tuple[Array, ...] = ()  # [N, ...], the leaves of further arguments of the loss
 
 
 class Head(NamedTuple):

@@ -20,7 +20,7 @@ from jsoftmax.core.arguments import check_shape, integer_labels
 from jsoftmax.core.collectives import axes_of, gather_per_class
 from jsoftmax.core.masking import mask_classes
 from jsoftmax.core.meshes import explicit_axes, on_any_mesh, without_classes
-from jsoftmax.linear.arguments import checked_head, checked_precision
+from jsoftmax.linear.arguments import checked_head, checked_precision, temperature_by_row
 from jsoftmax.margins.angular import AngularMargin
 from jsoftmax.margins.partition import combine, partition
 from jsoftmax.margins.per_example import PerExample
@@ -43,6 +43,7 @@ def linear_logits(
     *,
     bias: ArrayLike | None = None,
     softcap: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
     margin: AngularMargin | None = None,
     where: ArrayLike | None = None,
     precision: PrecisionLike = None,
@@ -62,7 +63,9 @@ def linear_logits(
         are what to predict with. A row with an out-of-range label is left without margin; the loss
         reports the label.
       bias: `[classes]`, added after margin and scale.
-      softcap: c > 0, the bound on the size of the logits.
+      softcap: c > 0, the bound on the size of the logits before the temperature.
+      temperature: T > 0, a number or one for every example `[...]`; may be traced. The logits are
+        divided by it last.
       margin: such as `arcface()`.
       where: booleans `[classes]`; False masks a class: its logits are -inf, and its vector, which
         may hold NaN, reaches no gradient.
@@ -105,4 +108,7 @@ def linear_logits(
     scale = None if margin is None else margin.scale
     if isinstance(scale, PerExample):
         scale = jnp.asarray(scale.values)[..., None]
-    return mask_classes(logits_of(cosine, scale, head.bias, head.softcap), head.where)
+    by_row = temperature_by_row(temperature, features, head)
+    if by_row is not None:
+        by_row = by_row.reshape(*cosine.shape[:-1], 1)
+    return mask_classes(logits_of(cosine, scale, head.bias, head.softcap, by_row), head.where)

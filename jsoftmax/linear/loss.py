@@ -7,7 +7,7 @@ softcap, then `where`.
 
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ from jsoftmax.core.collectives import (
     split_shared_axes,
 )
 from jsoftmax.core.meshes import on_any_mesh, without_classes
+from jsoftmax.core.numbers import number
 from jsoftmax.core.numerics import multiply_no_nan
 from jsoftmax.linear.arguments import (
     average_class_weight,
@@ -51,10 +52,12 @@ def linear_loss(
     features: ArrayLike,
     weight: ArrayLike,
     labels: ArrayLike | SparseLabels,
-    loss: Callable[[LogitStats], Array] = nll,
+    loss: Callable[..., Array] = nll,
     *,
+    loss_args: tuple[Any, ...] = (),
     bias: ArrayLike | None = None,
     softcap: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
     margin: AngularMargin | None = None,
     where: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
@@ -70,8 +73,9 @@ def linear_loss(
 ) -> Array | tuple[Array, LogitStats]:
     r"""Any loss of `LogitStats` on a linear head, without materialising the logits.
 
-    $$\frac{\sum_i w_i\, \ell(\mathrm{stats}_i)}{\sum_i w_i}, \qquad w_i = \mathrm{sample\_weight}_i
-    \cdot \mathrm{class\_weight}_{y_i} \cdot [y_i \ne \mathrm{ignore\_index}]$$
+    $$\frac{\sum_i w_i\, \ell(\mathrm{stats}_i, a_i)}{\sum_i w_i}, \qquad w_i =
+    \mathrm{sample\_weight}_i \cdot \mathrm{class\_weight}_{y_i} \cdot [y_i \ne
+    \mathrm{ignore\_index}]$$
 
     A scalar's gradients are computed together with its value: three matrix products by rows, as
     many as with materialised logits; four by classes; one without differentiation. They are stored
@@ -85,10 +89,15 @@ def linear_loss(
       labels: integers `[...]`; or `SparseLabels`, the expected loss over them (not with a margin).
       loss: a function of one example's `LogitStats`, such as `js.focal`, `partial(js.gce, q=0.5)`,
         or your own; see `shift_invariant`. Values it closes over may be traced and get gradients
-        (those on an Explicit mesh in a `partial`).
-        Statistics that it does not read are not computed.
+        (those on an Explicit mesh in a `partial`). Statistics that it does not read are not
+        computed.
+      loss_args: the loss's further arguments a_i, as a tuple: arrays, or trees of arrays, `[...,
+        any shape]`, with a row per example. The loss gets the rows of its example; floats have
+        gradients. For `SparseLabels` each listed class gets them.
       bias: `[classes]`, added after margin and scale.
-      softcap: c > 0, the bound on the size of the logits.
+      softcap: c > 0, the bound on the size of the logits before the temperature.
+      temperature: T > 0, a number or one for every example `[...]`; may be traced, with a gradient.
+        The logits are divided by it last.
       margin: such as `arcface()`; its parameters may be traced and get gradients. An array has a
         number for every class, `PerExample` one for every example.
       where: booleans `[classes]`; False masks a class.
@@ -145,6 +154,14 @@ def linear_loss(
       >>> (loss, stats), dw = jax.value_and_grad(loss_fn, has_aux=True)(w)
       >>> stats.correct.mean(), stats.logsumexp
       (Array(0., dtype=float32), Array([1.862 , 1.862 , 1.862 , 1.0986], dtype=float32))
+
+      A policy gradient with an entropy bonus, from the same three products:
+
+      >>> def policy(stats, advantage):
+      ...     return -advantage * stats.log_prob - 0.01 * stats.entropy
+      >>> advantages = jnp.array([1.0, -1.0, 0.5, 0.0])
+      >>> js.linear_loss(x, w, y, policy, loss_args=(advantages,), ignore_index=-1)
+      Array(0.1254, dtype=float32)
     """
     if reduction not in ("mean", "sum", None):
         raise ValueError(f'`reduction`: expected "mean", "sum" or None, got {reduction!r}.')
@@ -152,17 +169,26 @@ def linear_loss(
     both, batch_axis = split_shared_axes(batch_axis, class_axis)
     if both is not None:
         labels = with_indices(labels)
-        features, *of_examples = _gather(features, labels, sample_weight, margin, axes=both)
-        labels, sample_weight, margin = of_examples
+        by_row = temperature if jnp.ndim(temperature := number(temperature)) else None
+        of_examples = labels, sample_weight, loss_args, by_row
+        features, of_examples, margin = _gather(features, of_examples, margin, axes=both)
+        labels, sample_weight, loss_args, by_row = of_examples
+        temperature = temperature if by_row is None else by_row
 
     features, head = checked_head(
         features, weight, bias=bias, softcap=softcap, margin=margin, where=where
     )
     shape = features.shape[:-1]
     examples, ignored = checked_examples(
-        features, labels, head, class_axis=class_axis, ignore_index=ignore_index
+        features,
+        labels,
+        head,
+        class_axis=class_axis,
+        ignore_index=ignore_index,
+        temperature=temperature,
+        loss_args=loss_args,
     )
-    loss_takes_it = class_weight is not None and takes_class_weight(loss)
+    loss_takes_it = class_weight is not None and not loss_args and takes_class_weight(loss)
     examples, head, weights, counts = weigh(
         examples,
         head,
@@ -176,7 +202,9 @@ def linear_loss(
     average = None
     if head.class_weight is not None:
         average = average_class_weight(head.class_weight, head.where, class_axis)
-    traced, values, fields = trace_loss(loss, (examples, head), weights.dtype, class_axis, average)
+    traced, values, fields = trace_loss(
+        loss, (examples, head), weights.dtype, class_axis, average, loss_args
+    )
     if return_stats and "mean" not in fields:
         fields = (*fields, "mean")
     plan, examples, head = make_plan(
@@ -191,7 +219,7 @@ def linear_loss(
     )
     if reduction is None:
         found = reduced(plan, examples, head)
-        losses, stats, shift = evaluate(plan, examples, head, found)
+        losses, stats, shift = evaluate(plan, examples._replace(weights=weights), head, found)
         result = jnp.where(ignored, 0, multiply_no_nan(weights, losses)).reshape(shape)
         stats = absolute(stats, shift)
     else:
@@ -220,6 +248,7 @@ def linear_cross_entropy(
     z_loss: ArrayLike = 0.0,
     bias: ArrayLike | None = None,
     softcap: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
     margin: AngularMargin | None = None,
     where: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
@@ -242,8 +271,8 @@ def linear_cross_entropy(
       features, weight, labels: as in `linear_loss`.
       label_smoothing: ε in [0, 1]; see `nll`.
       z_loss: λ; see `nll`.
-      bias, softcap, margin, where, sample_weight, class_weight, ignore_index, reduction,
-        return_stats, class_axis, batch_axis, row_block, class_block, precision: as in
+      bias, softcap, temperature, margin, where, sample_weight, class_weight, ignore_index,
+        reduction, return_stats, class_axis, batch_axis, row_block, class_block, precision: as in
         `linear_loss`.
 
     Returns:
@@ -263,6 +292,7 @@ def linear_cross_entropy(
         functools.partial(nll, label_smoothing=label_smoothing, z_loss=z_loss),
         bias=bias,
         softcap=softcap,
+        temperature=temperature,
         margin=margin,
         where=where,
         sample_weight=sample_weight,
@@ -278,14 +308,13 @@ def linear_cross_entropy(
     )
 
 
-def _gather(features, labels, sample_weight, margin, *, axes):
+def _gather(features, of_examples, margin, *, axes):
     """Return the examples of all devices of the axes over which classes are sharded, too."""
     features = jnp.asarray(features)
     normalize_axis("features", features, -2)
     parts = partition(margin)
-    labels, sample_weight, of_examples = jax.tree.map(
-        lambda x: all_gather_unvarying(jnp.asarray(x), axes),
-        (labels, sample_weight, parts.per_example),
+    of_examples, of_margin = jax.tree.map(
+        lambda x: all_gather_unvarying(jnp.asarray(x), axes), (of_examples, parts.per_example)
     )
-    margin = combine(*parts._replace(per_example=of_examples))
-    return all_gather_rows(features, axes), labels, sample_weight, margin
+    margin = combine(*parts._replace(per_example=of_margin))
+    return all_gather_rows(features, axes), of_examples, margin

@@ -19,6 +19,8 @@ from jsoftmax.core.collectives import NO_CLASS, MeshAxes, axes_of
 from jsoftmax.core.dtypes import to_compute_dtype
 from jsoftmax.core.meshes import explaining_closures
 from jsoftmax.linear.arguments import Padding, checked_precision
+from jsoftmax.core.numbers import at_least, is_static, number
+from jsoftmax.linear.arguments import Padding, as_loss_args, checked_precision
 from jsoftmax.linear.loss import linear_loss
 from jsoftmax.linear.traced_loss import loss_key
 from jsoftmax.losses.of_stats import nll
@@ -31,8 +33,10 @@ from jsoftmax.stats.logit_stats import LogitStats
 class LinearLossOptions(TypedDict, total=False):
     """The options of `linear_loss` but for the loss and the axes."""
 
+    loss_args: tuple[Any, ...]
     bias: ArrayLike | None
     softcap: ArrayLike | None
+    temperature: ArrayLike
     margin: AngularMargin | None
     where: ArrayLike | None
     sample_weight: ArrayLike | None
@@ -51,7 +55,7 @@ def sharded_linear_loss(
     batch_axis: MeshAxes,
     class_axis: MeshAxes,
     num_classes: int,
-    loss: Callable[[LogitStats], Array] = nll,
+    loss: Callable[..., Array] = nll,
     **options: Unpack[LinearLossOptions],
 ) -> Callable[..., Array | tuple[Array, LogitStats]]:
     r"""Shard `linear_loss` over a mesh: examples over one of its axes, classes over another.
@@ -143,10 +147,14 @@ def sharded_linear_loss(
         num_rows += -num_rows % class_devices
         rows = {"features": features, "labels": _indices(labels, chosen)}
         rows |= _pop(chosen, ("sample_weight",))
+        rows["loss_args"] = as_loss_args(chosen.pop("loss_args", ()))
         classes = {"weight": weight} | _pop(chosen, ("bias", "where", "class_weight"))
         margin = partition(chosen.pop("margin", None))
         classes["margin"], rows["margin"] = margin.per_class, margin.per_example
         scalars = {"margin": margin.scalars, "loss": numbers} | _pop(chosen, ("softcap",))
+        if not is_static(temperature := number(chosen.pop("temperature", 1.0)), 1):
+            temperature = at_least("temperature", temperature, 0, strict=True)
+            (rows if jnp.ndim(temperature) else scalars)["temperature"] = temperature
         _check_classes(num_classes, classes)
         if num_rows > num_classes:
             real, where = jnp.arange(num_rows) < num_classes, classes.get("where")
@@ -159,13 +167,14 @@ def sharded_linear_loss(
 
         on = _mesh_for(mesh, (rows, classes, numbers))
 
-        def placed(tree, size, spec):
-            return jax.tree.map(lambda x: _placed(_filled(x, size), on, spec), tree)
+        def placed(tree, size, spec, filled=_filled):
+            return jax.tree.map(lambda x: _placed(filled(x, size), on, spec), tree)
 
+        key = loss_key(loss, loss_args := rows.pop("loss_args"))
         arrays = placed(rows, num_examples, per_row), placed(classes, num_rows, per_class), scalars
-        static = margin.whole, loss_key(loss), tuple(sorted(chosen.items()))
+        arrays[0]["loss_args"] = placed(loss_args, num_examples, per_row, _filled_with_last)
         with explaining_closures(loss):
-            out = run(arrays, on=on, static=static)
+            out = run(arrays, on=on, static=(margin.whole, key, tuple(sorted(chosen.items()))))
         if num_examples == examples:
             return out
         return jax.tree.map(lambda x: _placed(x, on, scalar)[:examples] if x.ndim else x, out)
@@ -232,9 +241,10 @@ def _check_classes(num_classes, per_class):
 def _check_rows(by_row):
     """Find what is missing before it would be filled up."""
     examples = by_row["features"].shape[0]
-    for name, tree in by_row.items():
-        for x in map(jnp.asarray, jax.tree.leaves(tree)):
-            check_shape(name, x, (examples, *x.shape[1:]), "as many examples as there are features")
+    for path, x in jax.tree.leaves_with_path(by_row):
+        name = path[0].key + jax.tree_util.keystr(path[1:])
+        x = jnp.asarray(x)
+        check_shape(name, x, (examples, *x.shape[1:]), "as many examples as there are features")
 
 
 def _mesh_for(mesh, arrays):
@@ -250,11 +260,16 @@ def _mesh_for(mesh, arrays):
     return Mesh(mesh.devices, mesh.axis_names, axis_types=types)
 
 
-def _filled(x, size):
+def _filled(x, size, mode="constant"):
     """Fill up the first axis with zeros."""
     x = jnp.asarray(x)
     missing = size - x.shape[0]
-    return jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) if missing else x
+    return jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1), mode) if missing else x
+
+
+def _filled_with_last(x, size):
+    """Fill up the first axis with its last entry, of which a loss is not NaN as it may be of 0."""
+    return _filled(x, size, "edge" if jnp.shape(x)[0] else "constant")
 
 
 def _placed(x, mesh, spec):

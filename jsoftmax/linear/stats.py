@@ -25,6 +25,7 @@ def linear_stats(
     *,
     bias: ArrayLike | None = None,
     softcap: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
     margin: AngularMargin | None = None,
     where: ArrayLike | None = None,
     ignore_index: ArrayLike | None = None,
@@ -46,6 +47,8 @@ def linear_stats(
       labels: integers `[...]`, or `SparseLabels` (not with a margin).
       bias: `[classes]`, added after margin and scale.
       softcap: c > 0, the bound on the size of the logits.
+      temperature: T > 0, a number or one for every example `[...]`; may be traced. The logits are
+        divided by it last.
       margin: such as `arcface()`; its parameters may be traced.
       where: booleans `[classes]`; False masks a class.
       ignore_index: a label whose examples are neutral: their fields are those of features 0 and
@@ -71,7 +74,12 @@ def linear_stats(
         features, weight, bias=bias, softcap=softcap, margin=margin, where=where
     )
     examples, ignored = checked_examples(
-        features, labels, head, class_axis=class_axis, ignore_index=ignore_index
+        features,
+        labels,
+        head,
+        class_axis=class_axis,
+        ignore_index=ignore_index,
+        temperature=temperature,
     )
     plan, examples, head = make_plan(
         examples,

@@ -3,19 +3,21 @@
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.lax import PrecisionLike
 from jax.typing import ArrayLike
 
 from jsoftmax.blockwise.held_rows import largest_k, over_rows, rows_held
-from jsoftmax.blockwise.types import Head
 from jsoftmax.core.collectives import MeshAxes, check_bound_axis, num_global
-from jsoftmax.core.dtypes import sum_dtype
 from jsoftmax.core.masking import as_rows
 from jsoftmax.core.meshes import on_any_mesh, without_classes
-from jsoftmax.core.numbers import at_least, is_static, like_examples, static_count
-from jsoftmax.linear.arguments import checked_head, checked_precision, unflatten
+from jsoftmax.core.numbers import static_count
+from jsoftmax.linear.arguments import (
+    checked_head,
+    checked_precision,
+    temperature_by_row,
+    unflatten,
+)
 from jsoftmax.margins.angular import AngularMargin
 
 
@@ -89,13 +91,3 @@ def checked_k(k: int, classes: int, name: str = "k") -> int:
     if k > classes:
         raise ValueError(f"`{name}`: expected at most {classes}, the classes, got {k}.")
     return k
-
-
-def temperature_by_row(temperature: ArrayLike, features: Array, head: Head) -> Array | None:
-    """Return a temperature for each of the flattened examples, or None if it is statically 1."""
-    if is_static(temperature, 1):
-        return None
-    temperature = at_least("temperature", temperature, 0, strict=True)
-    examples = jnp.zeros(features.shape[:-1], sum_dtype(features, head.weight))
-    temperature = like_examples("temperature", temperature, examples)
-    return jnp.broadcast_to(temperature, examples.shape).reshape(-1)

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jsoftmax.blockwise.types import Examples, Head
 from jsoftmax.core.collectives import MeshAxes, psum
-from jsoftmax.core.varying import varying_zero
+from jsoftmax.core.varying import vary, varying_zero
 from jsoftmax.losses.protocol import fields_read, on_centred, with_class_weight
 from jsoftmax.stats.logit_stats import LogitStats
 from jsoftmax.stats.statistics import OPTIONAL
@@ -19,7 +20,7 @@ from jsoftmax.stats.statistics import OPTIONAL
 
 @dataclasses.dataclass(frozen=True)
 class TracedLoss:
-    """A function of (stats - shift, shift, values closed over) of one example.
+    """A function of (stats - shift, shift, loss_args, values closed over) of one example.
 
     Two are equal if their code and what was traced of it are: then a program that was compiled for
     one serves the other, too, whatever the values.
@@ -29,29 +30,40 @@ class TracedLoss:
     function: Callable[..., Array] = dataclasses.field(compare=False)
 
     def __call__(
-        self, stats: LogitStats, shift: Array, values: tuple[Array, ...], weight: Array | None
+        self,
+        stats: LogitStats,
+        shift: Array,
+        args: Any,
+        values: tuple[Array, ...],
+        weight: Array | None,
     ) -> Array:
         """Return the loss of one example; `weight` is that of its class, if the loss takes it."""
-        return self.function(stats, shift, values, weight)
+        return self.function(stats, shift, args, values, weight)
 
 
 def trace_loss(
     loss: Callable[..., Array],
-    given: Any,
+    given: tuple[Examples, Head],
     dtype: jnp.dtype,
     class_axis: MeshAxes,
     average: Array | None = None,
+    loss_args: Any = (),
 ) -> tuple[TracedLoss, tuple[Array, ...], tuple[str, ...]]:
     """Return a loss traced, the values it closes over, and which optional fields it reads.
 
     `given` are the arrays that the stats will be computed from, and so have the type of. `average`
     is that of the class weights, if the loss takes these: then the mean that it reads is by them.
+    `loss_args` are what the loss gets, whose leaves are among the examples.
     """
     centred = on_centred(loss) if average is None else with_class_weight(loss, average)
 
     def example(values):
         zero = psum(varying_zero((given, values), dtype, class_axis), class_axis)
-        return LogitStats(zero, zero, zero, zero), (zero,) if average is None else (zero, zero)
+        if average is not None:
+            return LogitStats(*[zero] * 5), (zero, zero)
+        rows = [jnp.zeros(x.shape[1:], x.dtype) for x in given[0].loss_args]
+        args = jax.tree.unflatten(jax.tree.structure(tuple(loss_args)), vary(rows, zero))
+        return LogitStats(*[zero] * 5), (zero, *args)
 
     def trace(values):
         stats, more = example(values)
@@ -61,8 +73,8 @@ def trace_loss(
         if [x.shape for x in out] != [()]:
             raise AssertionError(
                 "`loss`: expected a function of one example's LogitStats that returns one number, "
-                f"got {tree.unflatten(x.shape for x in out)}. Factors per example belong in "
-                "`sample_weight`."
+                f"got {tree.unflatten(x.shape for x in out)}. What goes by example belongs in "
+                "`loss_args`, a factor in `sample_weight`."
             )
         return fields, jax.make_jaxpr(centred)(stats, *more)
 
@@ -76,8 +88,8 @@ def trace_loss(
         fields, traced = trace(tuple(traced.consts))
     key, jaxpr = _key(loss, traced), traced.jaxpr
 
-    def run(stats, shift, values, weight):  # which is kept, and must not hold values
-        leaves = jax.tree.leaves((without_unread(stats, fields), shift, weight))
+    def run(stats, shift, args, values, weight):  # which is kept, and must not hold values
+        leaves = jax.tree.leaves((without_unread(stats, fields), shift, args, weight))
         return jax.core.eval_jaxpr(jaxpr, values, *leaves)[0]
 
     values = tuple(map(jnp.asarray, traced.consts))
@@ -87,13 +99,14 @@ def trace_loss(
     return TracedLoss(key, run), values, by_weight
 
 
-def loss_key(loss: Callable[..., Array]) -> Any:
+def loss_key(loss: Callable[..., Array], loss_args: Any) -> Any:
     """Return a key by which a program compiled for a loss can be found again.
 
     It equals none before where the loss closes over arrays, whose values the program would keep.
     """
     zero = jnp.zeros(())
-    traced = jax.make_jaxpr(on_centred(loss))(LogitStats(zero, zero, zero, zero), zero)
+    args = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), loss_args)
+    traced = jax.make_jaxpr(on_centred(loss))(LogitStats(*[zero] * 5), zero, *args)
     return object() if traced.consts else _key(loss, traced)
 
 

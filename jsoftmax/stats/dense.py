@@ -64,7 +64,7 @@ def logit_stats(
     check_values(logits, labels, logits.shape[-1])
     if where is not None:
         where = jnp.broadcast_to(class_mask(where, logits.shape), logits.shape)
-    stats, _ = _stats(logits, labels, where, ("runner_up",), to_top=False)
+    stats, _ = _stats(logits, labels, where, ("runner_up", "others_entropy"), to_top=False)
     # Not from the sum relative to the largest logit: that is for losses, which subtract it again.
     z = to_compute_dtype(logits)
     z = jnp.where(z == -jnp.inf, -jnp.inf, z)  # no gradient to a logit of -inf
@@ -192,11 +192,12 @@ def _reduce_tangent(fields, logits, labels, where, others, d_logits):
     """Return the tangents of the sums relative to their top, which is a constant."""
 
     def reduce(logits):
-        z, unmasked, _ = _others(logits, labels, where)
-        runner_up = jnp.zeros_like(others.top)
+        z, unmasked, classes = _others(logits, labels, where)
+        runner_up, first = jnp.zeros_like(others.top), None
         if others.top_class is not None:
             runner_up = at_label(z, others.top_class)
-        sums = sums_below(others.top, z, unmasked, names_of_sums(fields))
+            first = classes == others.top_class[..., None]
+        sums = sums_below(others.top, z, unmasked, names_of_sums(fields), first=first)
         return at_labels(logits, labels), runner_up, sums
 
     return jax.jvp(reduce, (logits,), (d_logits,))[1]

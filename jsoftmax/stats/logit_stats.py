@@ -10,13 +10,13 @@ exactly 0 once the model is right by more than 17. Split, neither p near 0 nor p
 digit, and the gradient over the classes sums to zero.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.core.numerics import sigmoid, softplus
+from jsoftmax.core.numerics import multiply_no_nan, sigmoid, softplus
 from jsoftmax.maps.softmax import logsumexp
 
 
@@ -25,6 +25,7 @@ class _Fields(NamedTuple):
     others: Array
     runner_up: Array
     mean: Array
+    others_entropy: Array
     score: Array
 
 
@@ -34,14 +35,20 @@ class LogitStats(_Fields):
     $$\mathrm{target} = z_y, \quad \mathrm{others} = \log\sum_{j \ne y} e^{z_j}, \quad
     \mathrm{runner\_up} = \max_{j \ne y} z_j, \quad \mathrm{mean} = \frac1C \sum_j z_j$$
 
+    $$\mathrm{others\_entropy} = -\sum_{j \ne y} q_j \log q_j, \quad q_j = e^{z_j -
+    \mathrm{others}}$$
+
     Args:
       target: `[...]`, the logit of the true class, with its margin; -inf if that class is masked.
       others: `[...]`, logsumexp of the other classes; -inf if there are none.
       runner_up: `[...]`, the largest of the other logits. Its gradient goes to one class that
         attains it, or is shared evenly among several.
       mean: `[...]`, the mean logit of the unmasked classes.
+      others_entropy: `[...]`, the entropy of the softmax over the other classes alone, in nats; 0
+        if there are none or one. It does not follow from the rest: where it is not given, neither
+        is `entropy`.
       score: `[...]`, the logit of the true class without its margin, which says what would be
-        predicted; by default the target. Give it by name.
+        predicted; by default the target.
 
     All are float32, or float64 for float64 logits. An out-of-range label makes `target` and `score`
     NaN.
@@ -62,12 +69,12 @@ class LogitStats(_Fields):
         others: Array,
         runner_up: Array,
         mean: Array,
+        others_entropy: Any = None,
         score: Array | None = None,
     ) -> "LogitStats":
-        """Fill in the fields that follow from the others."""
-        return super().__new__(
-            cls, target, others, runner_up, mean, target if score is None else score
-        )
+        """Fill in the field that follows from the others."""
+        score = target if score is None else score
+        return super().__new__(cls, target, others, runner_up, mean, others_entropy, score)
 
     @property
     def logsumexp(self) -> Array:
@@ -90,6 +97,19 @@ class LogitStats(_Fields):
         return sigmoid(self.log_odds)
 
     @property
+    def entropy(self) -> Array:
+        """The entropy of the softmax in nats, `h(p) + (1 - p) others_entropy`; h of two classes."""
+        if self.others_entropy is None:
+            raise ValueError(
+                "`entropy`: expected LogitStats with `others_entropy`, got some without. "
+                "logit_stats and linear_stats compute it."
+            )
+        u = self.log_odds
+        p, q = sigmoid(u), sigmoid(-u)
+        of_two = multiply_no_nan(p, softplus(-u)) + multiply_no_nan(q, softplus(u))
+        return of_two + q * self.others_entropy
+
+    @property
     def correct(self) -> Array:
         """Whether the true class has the largest logit, without a margin; a tie counts as wrong."""
         return self.score > self.runner_up
@@ -97,4 +117,5 @@ class LogitStats(_Fields):
 
 def absolute(stats: LogitStats, shift: Array) -> LogitStats:
     """Return the stats of `logits` from those of `logits - shift`."""
-    return jax.tree.map(lambda field: field + shift, stats)
+    moved = jax.tree.map(lambda field: field + shift, stats)
+    return moved._replace(others_entropy=stats.others_entropy)

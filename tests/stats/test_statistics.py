@@ -60,7 +60,7 @@ READS = {"nll, smoothed": ("mean",)}
 @over(STATS_LOSSES)
 def test_a_loss_reads_what_its_formula_has(case):
     zero = jnp.zeros(())
-    stats = LogitStats(zero, zero, zero, zero)
+    stats = LogitStats(*[zero] * 5)
     loss = on_centred(partial(case.function, **case.options))
     assert fields_read(loss, stats, zero) == READS.get(case.name, ())
 
@@ -72,13 +72,14 @@ def test_a_loss_reads_what_its_formula_has(case):
         (lambda s: jnp.where(s.correct, 0, s.others - s.mean), ("runner_up", "mean")),
         (lambda s: s.logsumexp, ()),
         (jax.jit(lambda s: s.mean - s.target), ("mean",)),
-        (lambda s: sum(s), ("runner_up", "mean")),
+        (lambda s: sum(s), OPTIONAL),
+        (lambda s: s.entropy - s.log_prob, ("others_entropy",)),
         (lambda s: undefined, OPTIONAL),  # noqa: F821, an error that is the user's
     ],
 )
 def test_what_a_loss_reads_is_found_by_tracing_it(loss, fields):
     zero = jnp.zeros(())
-    stats = LogitStats(zero, zero, zero, zero)
+    stats = LogitStats(*[zero] * 5)
     assert fields_read(lambda s, shift: loss(s), stats, zero) == fields
 
 
