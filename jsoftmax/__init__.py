@@ -11,8 +11,9 @@ keyword-only, angles are in radians, losses return one value per example.
 from importlib.metadata import PackageNotFoundError, version
 
 from jsoftmax import checks
+from jsoftmax.linear.cross_entropy import linear_cross_entropy
 from jsoftmax.linear.logits import linear_logits
-from jsoftmax.linear.loss import linear_cross_entropy, linear_loss
+from jsoftmax.linear.loss import linear_loss
 from jsoftmax.linear.sample import linear_sample
 from jsoftmax.linear.sampling import ClassSample, sample_classes
 from jsoftmax.linear.sharded import sharded_linear_loss

@@ -22,7 +22,8 @@ from jsoftmax.core.dtypes import sum_dtype
 from jsoftmax.core.varying import vary, varying_zero
 from jsoftmax.margins.partition import combine
 from jsoftmax.stats.labels import at_label, at_labels, is_any_label
-from jsoftmax.stats.statistics import names_of_sums, sums_below
+from jsoftmax.stats.others import sums_below
+from jsoftmax.stats.statistics import names_of_sums
 
 
 class ClassBlock(NamedTuple):

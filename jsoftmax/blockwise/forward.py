@@ -24,7 +24,7 @@ from jsoftmax.core.varying import vary, varying_zero
 from jsoftmax.margins.partition import combine
 from jsoftmax.stats.labels import at_labels
 from jsoftmax.stats.logit_stats import LogitStats
-from jsoftmax.stats.statistics import all_reduce, merge, no_others, others_of, to_stats
+from jsoftmax.stats.others import all_reduce, merge, no_others, others_of, to_stats
 
 
 def forward(

@@ -13,7 +13,7 @@ from jax.lax import PrecisionLike
 
 from jsoftmax.blockwise.block_sizes import BlockSizes
 from jsoftmax.core.collectives import MeshAxes
-from jsoftmax.stats.statistics import Others
+from jsoftmax.stats.others import Others
 
 
 class Plan(NamedTuple):

@@ -20,7 +20,8 @@ from jsoftmax.core.arguments import check_shape, integer_labels
 from jsoftmax.core.collectives import axes_of, gather_per_class
 from jsoftmax.core.masking import mask_classes
 from jsoftmax.core.meshes import explicit_axes, on_any_mesh, without_classes
-from jsoftmax.linear.arguments import checked_head, checked_precision, temperature_by_row
+from jsoftmax.linear.arguments import checked_head, checked_precision
+from jsoftmax.linear.examples import temperature_by_row
 from jsoftmax.margins.angular import AngularMargin
 from jsoftmax.margins.partition import combine, partition
 from jsoftmax.margins.per_example import PerExample

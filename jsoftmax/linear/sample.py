@@ -28,12 +28,8 @@ from jsoftmax.core.masking import as_rows
 from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numbers import is_static, like_examples, within
 from jsoftmax.core.numerics import log_or_neg_inf, neg_inf_to_zero, softplus
-from jsoftmax.linear.arguments import (
-    checked_head,
-    checked_precision,
-    temperature_by_row,
-    unflatten,
-)
+from jsoftmax.linear.arguments import checked_head, checked_precision, unflatten
+from jsoftmax.linear.examples import temperature_by_row
 from jsoftmax.linear.top_k import checked_k
 from jsoftmax.stats.labels import class_numbers
 

@@ -18,9 +18,9 @@ from jsoftmax.core.arguments import check_shape, marked_labels, normalize_axis
 from jsoftmax.core.collectives import NO_CLASS, MeshAxes, axes_of
 from jsoftmax.core.dtypes import to_compute_dtype
 from jsoftmax.core.meshes import explaining_closures
-from jsoftmax.linear.arguments import Padding, checked_precision
 from jsoftmax.core.numbers import at_least, is_static, number
-from jsoftmax.linear.arguments import Padding, as_loss_args, checked_precision
+from jsoftmax.linear.arguments import Padding, checked_precision
+from jsoftmax.linear.examples import as_loss_args
 from jsoftmax.linear.loss import linear_loss
 from jsoftmax.linear.traced_loss import loss_key
 from jsoftmax.losses.of_stats import nll

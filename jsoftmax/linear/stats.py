@@ -10,7 +10,8 @@ from jsoftmax.blockwise.forward import stats_of
 from jsoftmax.blockwise.gradient import reduced
 from jsoftmax.core.collectives import MeshAxes
 from jsoftmax.core.meshes import on_any_mesh, without_classes
-from jsoftmax.linear.arguments import checked_examples, checked_head, make_plan, unflatten
+from jsoftmax.linear.arguments import checked_head, make_plan, unflatten
+from jsoftmax.linear.examples import checked_examples
 from jsoftmax.margins.angular import AngularMargin
 from jsoftmax.stats.labels import SparseLabels
 from jsoftmax.stats.logit_stats import LogitStats

@@ -12,12 +12,8 @@ from jsoftmax.core.collectives import MeshAxes, check_bound_axis, num_global
 from jsoftmax.core.masking import as_rows
 from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numbers import static_count
-from jsoftmax.linear.arguments import (
-    checked_head,
-    checked_precision,
-    temperature_by_row,
-    unflatten,
-)
+from jsoftmax.linear.arguments import checked_head, checked_precision, unflatten
+from jsoftmax.linear.examples import temperature_by_row
 from jsoftmax.margins.angular import AngularMargin
 
 

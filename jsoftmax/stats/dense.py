@@ -24,13 +24,9 @@ from jsoftmax.core.numerics import multiply_no_nan, neg_inf_to_zero
 from jsoftmax.stats.centred import Rows, reduce_centred
 from jsoftmax.stats.labels import at_label, at_labels, check_labels, is_any_label, is_label
 from jsoftmax.stats.logit_stats import LogitStats
+from jsoftmax.stats.others import others_of, sums_below, to_stats
 from jsoftmax.stats.soft import reduce_soft
-from jsoftmax.stats.statistics import (
-    names_of_sums,
-    others_of,
-    sums_below,
-    to_stats,
-)
+from jsoftmax.stats.statistics import names_of_sums
 
 
 @on_any_mesh(without_classes("logits"))

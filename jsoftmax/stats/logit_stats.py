@@ -33,16 +33,15 @@ class LogitStats(_Fields):
     r"""What the single-label losses need of a row of logits: a few numbers per example.
 
     $$\mathrm{target} = z_y, \quad \mathrm{others} = \log\sum_{j \ne y} e^{z_j}, \quad
-    \mathrm{runner\_up} = \max_{j \ne y} z_j, \quad \mathrm{mean} = \frac1C \sum_j z_j$$
-
-    $$\mathrm{others\_entropy} = -\sum_{j \ne y} q_j \log q_j, \quad q_j = e^{z_j -
+    \mathrm{runner\_up} = \max_{j \ne y} z_j, \quad \mathrm{mean} = \frac1C \sum_j z_j,
+    \quad \mathrm{others\_entropy} = -\sum_{j \ne y} q_j \log q_j, \quad q_j = e^{z_j -
     \mathrm{others}}$$
 
     Args:
       target: `[...]`, the logit of the true class, with its margin; -inf if that class is masked.
       others: `[...]`, logsumexp of the other classes; -inf if there are none.
       runner_up: `[...]`, the largest of the other logits. Its gradient goes to one class that
-        attains it, or is shared evenly among several.
+        attains it.
       mean: `[...]`, the mean logit of the unmasked classes.
       others_entropy: `[...]`, the entropy of the softmax over the other classes alone, in nats; 0
         if there are none or one. It does not follow from the rest: where it is not given, neither

@@ -13,7 +13,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 import jsoftmax as js
 from jsoftmax.losses.protocol import fields_read, on_centred
 from jsoftmax.stats.logit_stats import LogitStats
-from jsoftmax.stats.statistics import OPTIONAL, SUMS, Others, merge, no_others, others_of
+from jsoftmax.stats.others import Others, merge, no_others, others_of
+from jsoftmax.stats.statistics import OPTIONAL, SUMS
 
 Z = jnp.asarray(np.random.default_rng(0).normal(size=(4, 12)) * 4, jnp.float32)
 ALL = (*OPTIONAL, "weighted_mean")
