@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from jsoftmax import checks
 from jsoftmax.linear.cross_entropy import linear_cross_entropy
+from jsoftmax.linear.distillation import linear_distillation_loss
 from jsoftmax.linear.logits import linear_logits
 from jsoftmax.linear.loss import linear_loss
 from jsoftmax.linear.sample import linear_sample
@@ -103,6 +104,7 @@ __all__ = [
     "tempered_softmax",
     # features, weight -> scores, statistics, losses
     "linear_cross_entropy",
+    "linear_distillation_loss",
     "linear_logits",
     "linear_loss",
     "linear_stats",

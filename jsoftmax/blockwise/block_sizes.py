@@ -50,6 +50,8 @@ from jsoftmax.blockwise.machine import Machine
 from jsoftmax.core.numbers import static_count
 
 _SMALL = 1 << 19
+_CACHED = 1 << 17  # logits that are compared at once on a CPU: 512 KB
+_FEW_ROWS = 4
 _MANY = 1 << 28  # products of a block on an accelerator: 1 GB
 
 
@@ -79,12 +81,10 @@ def block_sizes(
         row_block = static_count("row_block", row_block, 1)
     if class_block is not None:
         class_block = static_count("class_block", class_block, 1)
-    if machine.is_accelerator:
-        large = max(features, min(1024, _MANY // classes))
-        by_rows = True
-    else:
-        large = max(256, -(-4 * features // 5))
-        by_rows = rows > 2 * large and (not machine.units_16_bit or large >= 3072)
+    large = _large(classes, features, machine)
+    by_rows = machine.is_accelerator or (
+        rows > 2 * large and (not machine.units_16_bit or large >= 3072)
+    )
     save = row_block is not None or (class_block is None and by_rows)
     if row_block is None:
         large = max(large, 4 * _SMALL // classes) if sharded else large
@@ -97,6 +97,56 @@ def block_sizes(
             class_block = classes
     class_block = _even(classes, class_block)
     return BlockSizes(row_block, class_block, save or class_block == classes)
+
+
+class PairBlocks(NamedTuple):
+    """The rows of a block that has the logits of two heads, and how many are compared at once."""
+
+    rows: int
+    few: int
+
+
+def pair_blocks(
+    rows: int,
+    classes: int,
+    features: int,
+    row_block: int | None = None,
+    class_block: int | None = None,
+    *,
+    machine: Machine,
+    sharded: bool = False,
+) -> PairBlocks:
+    """Choose the blocks of two heads, of which all hold the products of all classes.
+
+    As by rows, but half as many on a CPU, for two heads. With `class_block`, as many as there are
+    logits in all rows by that many classes. On a CPU, what is compared at once fits into the cache.
+    """
+    if row_block is not None:
+        size = static_count("row_block", row_block, 1)
+    elif class_block is not None:
+        size = max(1, rows * static_count("class_block", class_block, 1) // classes)
+    elif rows * classes <= 4 * _SMALL:
+        size = rows
+    else:
+        size = _large(classes, features, machine)
+        size = size if machine.is_accelerator else size // 2
+        size = max(size, 4 * _SMALL // classes) if sharded else size
+    size = _even(rows, size)
+    few = size if machine.is_accelerator else min(size, max(_FEW_ROWS, _CACHED // classes))
+    return PairBlocks(size, _divisor(size, few))
+
+
+def _divisor(size, most):
+    """Return the largest divisor up to `most`, or all if it has only much smaller ones."""
+    found = next(few for few in range(most, 0, -1) if size % few == 0)
+    return found if 4 * found >= most else size
+
+
+def _large(classes, features, machine):
+    """Return the rows of a block by rows."""
+    if machine.is_accelerator:
+        return max(features, min(1024, _MANY // classes))
+    return max(256, -(-4 * features // 5))
 
 
 def _even(size: int, block: int) -> int:

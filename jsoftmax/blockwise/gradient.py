@@ -30,7 +30,7 @@ def _weighted_sum_jvp(plan, primals, tangents):
     # value. As a rule for tangents, d sum = <gradient, tangent>, whose transpose is that scaling.
     wanted = jax.tree.map(lambda t: not isinstance(t, SymbolicZero), tangents)
     total, evaluation, gradients = _nested(plan, wanted, *primals)
-    moving = _moving(wanted, primals, tangents)
+    moving = moving_tangents(wanted, primals, tangents)
     # Of features and what is per class each device has its part. The transpose of the sum over
     # devices sums the gradient of the features, if these are the same on all of them.
     parts = [
@@ -42,12 +42,13 @@ def _weighted_sum_jvp(plan, primals, tangents):
         for rows, head in (gradients, moving)
     ]
     dtype = total.dtype
-    d_total = psum(_inner(parts, dtype), plan.class_axis) + _inner(others, dtype)
+    d_total = psum(inner_product(parts, dtype), plan.class_axis) + inner_product(others, dtype)
     d_total = vary(d_total, varying_zero(total, dtype))
     return (total, evaluation), (d_total, jax.tree.map(jnp.zeros_like, evaluation))
 
 
-def _inner(pair, dtype):
+def inner_product(pair: Any, dtype: jnp.dtype) -> Array:
+    """Return the inner product of two trees, whose leaves have to match but not their types."""
     total = jnp.zeros((), dtype)
     for g, t in zip(*map(jax.tree.leaves, pair), strict=True):
         total += jnp.sum(g * t.astype(g.dtype)).astype(dtype)
@@ -82,14 +83,14 @@ def _reduced_jvp(plan, primals, tangents):
     # are those at a constant top.
     found = reduced(plan, *primals)
     wanted = jax.tree.map(lambda t: not isinstance(t, SymbolicZero), tangents)
-    moving = _moving(wanted, primals, tangents)
+    moving = moving_tangents(wanted, primals, tangents)
     cosines, runner_up, sums = _tangents(plan, wanted, primals, found, moving)
     constant = jax.tree.map(zero_from_primal, found)
     others = constant.others._replace(sums=sums)
     return found, constant._replace(cosines=cosines, runner_up=runner_up, others=others)
 
 
-def _moving(wanted, primals, tangents):
+def moving_tangents(wanted: Any, primals: Any, tangents: Any) -> Any:
     """Return the tangents that are wanted; they may be Python numbers, and become arrays."""
 
     def moving(yes, x, t):

@@ -38,21 +38,28 @@ class Padding(NamedTuple):
     real: Array
 
 
-def checked_head(features, weight, *, bias, softcap, margin, where=None) -> tuple[Array, Head]:
-    """Check what all linear functions have in common; bias and softcap become float32 or wider."""
-    features = at_least_16_bits(as_logits(features, "features"))
-    weight = at_least_16_bits(as_logits(weight, "weight"))
-    normalize_axis("features", features, -1)
-    check_shape("weight", weight, weight.shape[:1] + features.shape[-1:], "classes by features")
+def checked_head(
+    features, weight, *, bias, softcap, margin=None, where=None, whose: str = ""
+) -> tuple[Array, Head]:
+    """Check what all linear functions have in common; bias and softcap become float32 or wider.
+
+    `whose` is what the names of arguments begin with.
+    """
+    features = at_least_16_bits(as_logits(features, f"{whose}features"))
+    weight = at_least_16_bits(as_logits(weight, f"{whose}weight"))
+    normalize_axis(f"{whose}features", features, -1)
+    expected = weight.shape[:1] + features.shape[-1:]
+    check_shape(f"{whose}weight", weight, expected, "classes by features")
     classes = weight.shape[:1]
     if not weight.shape[0]:
-        raise AssertionError(f"`weight`: expected at least one class, got {weight.shape}.")
+        raise AssertionError(f"`{whose}weight`: expected at least one class, got {weight.shape}.")
     wide = jnp.zeros((), sum_dtype(features, weight))
     if bias is not None:
         bias = cast_like(bias, wide)
-        check_shape("bias", bias, classes, "a number for every class")
+        check_shape(f"{whose}bias", bias, classes, "a number for every class")
     if softcap is not None:
-        softcap = at_least("softcap", one_number("softcap", softcap), 0, strict=True)
+        name = f"{whose}softcap"
+        softcap = at_least(name, one_number(name, softcap), 0, strict=True)
         softcap = cast_like(softcap, wide)
     sound = None
     if isinstance(where, Padding):

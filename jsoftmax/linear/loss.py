@@ -154,7 +154,7 @@ def linear_loss(
       ...     return -advantage * stats.log_prob - 0.01 * stats.entropy
       >>> advantages = jnp.array([1.0, -1.0, 0.5, 0.0])
       >>> js.linear_loss(x, w, y, policy, loss_args=(advantages,), ignore_index=-1)
-      Array(0.1254, dtype=float32)
+      Array(0.3002, dtype=float32)
     """
     if reduction not in ("mean", "sum", None):
         raise ValueError(f'`reduction`: expected "mean", "sum" or None, got {reduction!r}.')

@@ -17,16 +17,16 @@ from jsoftmax.core.arguments import (
     is_distribution,
     normalize_axis,
 )
-from jsoftmax.core.box_cox import expm2
-from jsoftmax.core.dtypes import cast_like, to_compute_dtype
-from jsoftmax.core.masking import centred
+from jsoftmax.core.dtypes import cast_like
+from jsoftmax.core.masking import centred, masked_logits
 from jsoftmax.core.meshes import on_any_mesh, without_classes
-from jsoftmax.core.numbers import at_least, by_example
-from jsoftmax.core.numerics import expm1, multiply_no_nan, sigmoid
+from jsoftmax.core.numbers import at_least, by_example, is_static
+from jsoftmax.core.numerics import multiply_no_nan
 from jsoftmax.losses.inputs import from_top, loss_inputs
 from jsoftmax.losses.of_stats import nll
+from jsoftmax.losses.of_two_logits import Divergence, forward, log_mix
 from jsoftmax.losses.reduction import Reduction, reduce_losses, weighed
-from jsoftmax.maps.softmax import log_softmax, softmax_tangent
+from jsoftmax.maps.softmax import softmax_tangent
 from jsoftmax.stats.dense import class_stats
 
 
@@ -143,20 +143,8 @@ def _log_over_mean(d, q):
     log_p = class_stats(d, None).log_prob
     both = (q != 0) & (log_p != -jnp.inf)
     delta = jnp.where(both, log_p, 0) - jnp.log(jnp.where(both, q, 1))
-    return tuple(jnp.where(both, -_log_mean_exp(x), jnp.log(2.0)) for x in (delta, -delta))
-
-
-@jax.custom_jvp
-def _log_mean_exp(x):
-    """Return `log((1 + exp(x)) / 2)`, accurate around 0."""
-    positive = x > 0  # each branch is smooth
-    return jnp.where(positive, x, 0) + jnp.log1p(expm1(jnp.where(positive, -x, x)) / 2)
-
-
-@_log_mean_exp.defjvp
-def _log_mean_exp_jvp(primals, tangents):
-    (x,), (dx,) = primals, tangents
-    return _log_mean_exp(x), sigmoid(x) * dx
+    half = jnp.full((), 0.5, d.dtype)
+    return tuple(jnp.where(both, -log_mix(x, half), jnp.log(2.0)) for x in (delta, -delta))
 
 
 @on_any_mesh(without_classes("student_logits", "axis"))
@@ -205,41 +193,18 @@ def distillation_loss(
     temperature = by_example("temperature", temperature, z.shape, axis)
     (z, t), weights = weighed(sample_weight, z, t, axis=axis)
 
+    divergence = Divergence(forward, axis)
+    if is_static(temperature, 1):
+        temperature = None
+
     @jax.checkpoint
     def softened_kl(z, t):
-        z = to_compute_dtype(z)
-        t = lax.stop_gradient(cast_like(t, z))
-        log_p, log_q = (log_softmax(x, axis, where=where, temperature=temperature) for x in (z, t))
-        q, p = jnp.exp(log_q), jnp.exp(log_p)
-        delta, both = _log_ratio(z, t, log_p, log_q, axis, temperature)
-        # q log(q / p) - q + p: no term is negative, and the sum is the same.
-        close = q * expm2(jnp.minimum(delta, 1))
-        terms = jnp.where(delta > 1, p - q - q * delta, close)
-        terms = jnp.where(both, terms, jnp.where(log_q == -jnp.inf, p, jnp.inf))
-        return jnp.sum(jnp.square(cast_like(temperature, log_p)) * terms, axis)
+        z = masked_logits(z, axis, where)
+        t = lax.stop_gradient(masked_logits(cast_like(t, z), axis, where))
+        of_logits = None if temperature is None else cast_like(temperature, z)
+        return jnp.squeeze(divergence(z, t, of_logits), axis)
 
     return reduce_losses(softened_kl(z, t), weights, reduction)
-
-
-def _log_ratio(z, t, log_p, log_q, axis, temperature):
-    """Return `log(p / q)`, 0 where p or q is 0, and a mask of where neither is.
-
-    It is computed from the difference x of the logits, as x - log sum_k q_k exp(x_k), since where
-    the two agree, the rounding errors of log p and log q exceed their difference. Only if nearly
-    all of q lies in classes where p is small is log p - log q used.
-    """
-    p_off, q_off = log_p == -jnp.inf, log_q == -jnp.inf
-    both = ~(p_off | q_off)
-    z, t, log_p, log_q = (jnp.where(both, x, 0) for x in (z, t, log_p, log_q))
-    offset = lax.stop_gradient(jnp.max(z, axis, keepdims=True) - jnp.max(t, axis, keepdims=True))
-    whole = jnp.round(offset)  # usually 0; then the difference of close logits is exact
-    x = (((z - whole) - t) - (offset - whole)) / cast_like(temperature, z)
-    fits = jnp.where(both, x < 80, p_off & q_off)  # exp(x) does not overflow
-    x = jnp.where(both & fits, x, 0)
-    change = jnp.sum(jnp.exp(log_q) * expm1(x), axis, keepdims=True)
-    direct = jnp.all(fits, axis, keepdims=True) & (change > -0.5)
-    by_logits = x - jnp.log1p(jnp.where(direct, change, 0))
-    return jnp.where(both, jnp.where(direct, by_logits, log_p - log_q), 0), both
 
 
 def _aligned(logits, target_probs, axis, where, sample_weight):
