@@ -204,9 +204,14 @@ def _pairs(x, y, temperature, beta, sample_weight, wide) -> Pairs:
     if weights is None:
         return Pairs(features, numbers, jnp.ones_like(wide).reshape(-1))
     weights = weights.reshape(-1)
-    finite = [jnp.all(jnp.isfinite(rows), -1) for rows in features]
-    finite += [jnp.isfinite(number) for number in jax.tree.leaves(numbers)]
-    bad = (weights == 0) & ~jnp.all(jnp.stack(finite), 0)
-    features = tuple(jnp.where(bad[:, None], 0, rows) for rows in features)
-    numbers = jax.tree.map(lambda number: jnp.where(bad, 1, number), numbers)
+
+    def harmless(given, filler):
+        finite = jnp.all(jnp.isfinite(given), range(1, given.ndim), keepdims=True)
+        counts = (weights != 0).reshape(-1, *[1] * (given.ndim - 1))
+        return jnp.where(finite | counts, given, filler)
+
+    features, numbers = (
+        jax.tree.map(lambda x, filler=filler: harmless(x, filler), given)
+        for given, filler in ((features, 0), (numbers, 1))
+    )
     return Pairs(features, numbers, weights)
