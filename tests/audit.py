@@ -57,6 +57,8 @@ GIVEN = {
     "tokens": Given(_normal(N, T, D), "ntd"),
     "words": Given(np.arange(N * T, dtype=np.int32).reshape(N, T), "nt"),
     "weight": Given(_normal(C, D), "cd"),
+    "teacher_features": Given(_normal(N, K), "nk"),
+    "teacher_weight": Given(_normal(C, K), "ck"),
     "bias": Given(_normal(C), "c"),
     "binary": Given(_random.integers(0, 2, (N, C)).astype(np.int32), "nc"),
     "sample_weight": Given(np.float32([1, 0.5, 2, 0]), "n"),
@@ -120,6 +122,11 @@ def over_mesh(*arrays):
     return head_over_mesh()(*arrays)
 
 
+def distilled(*arrays, **options):
+    *heads, kept = arrays
+    return js.linear_distillation_loss(*heads, where=kept, **options)
+
+
 def smoothed(features, weight, labels, number):
     return js.linear_cross_entropy(features, weight, labels, label_smoothing=number)
 
@@ -168,6 +175,7 @@ def hinge(stats):
 
 
 HEAD = "features weight labels"
+TWO_HEADS = "features weight teacher_features teacher_weight kept"
 
 
 def margin_name(case):
@@ -252,6 +260,14 @@ CALLS = [
         return_stats=True,
     ),
     call("linear_loss PerExample", per_example, f"{HEAD} sample_weight", 2),
+    *[
+        call(f"linear_distillation_loss: {name}", distilled, TWO_HEADS, 4, **options)
+        for name, options in (
+            ("forward", {"temperature": 2.0}),
+            ("js", {"divergence": "js", "row_block": 2}),
+            ("per example", {"divergence": "reverse", "reduction": None}),
+        )
+    ],
     call("linear_top_k", partial(js.linear_top_k, k=3), "features weight", 2, temperature=2.0),
     call("linear_sample", partial(js.linear_sample, KEY), "features weight", 0, top_p=0.9),
     call("linear_stats", js.linear_stats, HEAD, 2, softcap=3.0),

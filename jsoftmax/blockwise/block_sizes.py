@@ -51,7 +51,7 @@ from jsoftmax.core.numbers import static_count
 
 _SMALL = 1 << 19
 _CACHED = 1 << 17  # logits that are compared at once on a CPU: 512 KB
-_FEW_ROWS = 4
+_FEW_ROWS = 8
 _MANY = 1 << 28  # products of a block on an accelerator: 1 GB
 
 
@@ -133,13 +133,15 @@ def pair_blocks(
         size = max(size, 4 * _SMALL // classes) if sharded else size
     size = _even(rows, size)
     few = size if machine.is_accelerator else min(size, max(_FEW_ROWS, _CACHED // classes))
+    if row_block is None:
+        size = max(1, min(rows, -(-size // few) * few))
     return PairBlocks(size, _divisor(size, few))
 
 
 def _divisor(size, most):
     """Return the largest divisor up to `most`, or all if it has only much smaller ones."""
     found = next(few for few in range(most, 0, -1) if size % few == 0)
-    return found if 4 * found >= most else size
+    return found if 2 * found >= most else size
 
 
 def _large(classes, features, machine):

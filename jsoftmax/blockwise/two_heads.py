@@ -9,7 +9,7 @@ a time, so that these stay in the cache.
 """
 
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,20 +31,14 @@ from jsoftmax.core.numerics import multiply_no_nan
 from jsoftmax.core.varying import vary, varying_zero
 
 
-class Compare(Protocol):
-    """A loss of two arrays of logits `[n, C]`, and of numbers `[n, 1]`; it can be hashed."""
-
-    def __call__(self, student: Array, teacher: Array, *numbers: Array | None) -> Array:
-        """Return the losses `[n, 1]`, with their derivatives."""
-
-    def with_gradients(self, student: Array, teacher: Array, *numbers: Array | None) -> Any:
-        """Return the losses, and their gradients with respect to every argument."""
-
-
 class Comparison(NamedTuple):
-    """What is known before anything is computed; it can be hashed."""
+    """What is known before anything is computed; it can be hashed.
 
-    compare: Compare
+    `compare(student, teacher, *numbers)` returns losses `[n, 1]` of two arrays of logits `[n, C]`
+    and of numbers `[n, 1]`. `compare.with_gradients` returns their gradients as well.
+    """
+
+    compare: Any
     blocks: PairBlocks
     class_axis: MeshAxes
     precision: PrecisionLike
@@ -149,8 +143,7 @@ def _sum_and_gradients(plan, wanted, pairs, heads):
             )
             d_products, d_small = pull((student, teacher))
             d_products = tuple(
-                d if any(yes[:2]) else None
-                for d, yes in zip(d_products, wanted_sums, strict=True)
+                d if any(yes[:2]) else None for d, yes in zip(d_products, wanted_sums, strict=True)
             )
             sums = add_wanted(sums, d_small)
             by_row = [None if x is None else x[:, 0] for x in numbers], losses
@@ -190,9 +183,7 @@ def _by_few(plan, compare, carry, given):
         return compare(carry, given)
     given = jax.tree.map(lambda x: x.reshape(-1, few, *x.shape[1:]), given)
     carry, found = lax.scan(compare, carry, given)
-    return carry, jax.tree.map(
-        lambda x: x.reshape(rows, *x.shape[2:]) if x.ndim > 1 else x, found
-    )
+    return carry, jax.tree.map(lambda x: x.reshape(rows, *x.shape[2:]) if x.ndim > 1 else x, found)
 
 
 def _add_products(plan, start, gradients, features, head, d_products):

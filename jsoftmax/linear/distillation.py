@@ -68,8 +68,8 @@ def linear_distillation_loss(
     - "forward": $\mathrm{KL}(q \,\|\, p)$, as in `distillation_loss`: the student covers all that
       the teacher does;
     - "reverse": $\mathrm{KL}(p \,\|\, q)$: the student avoids what the teacher does;
-    - "js": $\beta\, \mathrm{KL}(q \,\|\, m) + (1 - \beta)\, \mathrm{KL}(p \,\|\, m)$ with $m = \beta
-      q + (1 - \beta) p$, the generalised Jensen-Shannon divergence.
+    - "js": $\beta\, \mathrm{KL}(q \,\|\, m) + (1 - \beta)\, \mathrm{KL}(p \,\|\, m)$ with
+      $m = \beta q + (1 - \beta) p$, the generalised Jensen-Shannon divergence.
 
     A scalar's gradients are computed together with its value: three matrix products of the student
     and one of the teacher; two more if the teacher's gradients are asked for. What is not to be
@@ -117,7 +117,21 @@ def linear_distillation_loss(
       ... def loss_fn(w):
       ...     return js.linear_distillation_loss(x, w, teacher_x, teacher_w, temperature=2.0)
       >>> loss_fn(w)
-      Array(0.2, dtype=float32)
+      Array(0.2227, dtype=float32)
+
+      Of a teacher of which the k largest probabilities q are stored, with the rest as one class
+      more; the student's rest is right to about 1e-7:
+
+      >>> @jax.jit
+      ... def top_k_loss(w, classes, q):
+      ...     stats = js.linear_stats(x, w, js.SparseLabels(classes, q))
+      ...     rest, q_rest = 1 - jnp.exp(stats.log_prob).sum(-1), 1 - q.sum(-1)
+      ...     listed = jnp.sum(q * (jnp.log(q) - stats.log_prob), -1)
+      ...     return jnp.mean(listed + q_rest * jnp.log(q_rest / jnp.maximum(rest, 1e-7)))
+      >>> log_q, classes = js.linear_top_k(teacher_x, teacher_w, 2)
+      >>> q = jnp.exp(log_q - js.logsumexp(js.linear_logits(teacher_x, teacher_w))[:, None])
+      >>> top_k_loss(w, classes, q)
+      Array(0.2388, dtype=float32)
     """
     check_reduction(reduction)
     if divergence not in DIVERGENCES:
@@ -129,10 +143,8 @@ def linear_distillation_loss(
     if both is not None:
         given = student_features, teacher_features
         student_features, teacher_features = (all_gather_rows(_rows(x), both) for x in given)
-        sample_weight, temperature, beta = (
-            x if x is None or not jnp.ndim(x) else all_gather_unvarying(jnp.asarray(x), both)
-            for x in (sample_weight, temperature, beta)
-        )
+        temperature, beta = (_of_all(x, both) for x in (temperature, beta))
+        sample_weight = sample_weight if sample_weight is None else _of_all(sample_weight, both)
 
     x, student = checked_head(
         student_features,
@@ -181,6 +193,11 @@ def linear_distillation_loss(
     return psum(compared_sum(plan, pairs, heads), batch_axis)
 
 
+def _of_all(numbers, axes):
+    """Return those of the examples of all devices; one number is the same for all."""
+    return all_gather_unvarying(jnp.asarray(numbers), axes) if jnp.ndim(numbers) else numbers
+
+
 def _rows(features):
     features = jnp.asarray(features)
     normalize_axis("features", features, -2)
@@ -189,15 +206,15 @@ def _rows(features):
 
 def _pairs(x, y, temperature, beta, sample_weight, wide) -> Pairs:
     """Return what has a row per example, harmless where an example of weight 0 is not finite."""
-    if is_static(temperature, 1):
-        temperature = None
-    else:
+    of_all: list[Any] = [None, None]
+    if not is_static(temperature, 1):
         temperature = at_least("temperature", temperature, 0, strict=True)
-        temperature = like_examples("temperature", temperature, wide)
+        of_all[0] = like_examples("temperature", temperature, wide)
     if beta is not None:
-        beta = like_examples("beta", within("beta", beta, 0, 1), wide)
-    numbers: tuple[Any, ...] = jax.tree.map(
-        lambda number: jnp.broadcast_to(number, wide.shape).reshape(-1), (temperature, beta)
+        of_all[1] = like_examples("beta", within("beta", beta, 0, 1), wide)
+    numbers = tuple(
+        None if number is None else jnp.broadcast_to(number, wide.shape).reshape(-1)
+        for number in of_all
     )
     weights = example_weights(sample_weight, wide.shape, wide)
     features = as_rows(x), as_rows(y)

@@ -193,16 +193,14 @@ def distillation_loss(
     temperature = by_example("temperature", temperature, z.shape, axis)
     (z, t), weights = weighed(sample_weight, z, t, axis=axis)
 
-    divergence = Divergence(forward, axis)
-    if is_static(temperature, 1):
-        temperature = None
+    divergence, by_one = Divergence(forward, axis), is_static(temperature, 1)
 
     @jax.checkpoint
     def softened_kl(z, t):
         z = masked_logits(z, axis, where)
         t = lax.stop_gradient(masked_logits(cast_like(t, z), axis, where))
-        of_logits = None if temperature is None else cast_like(temperature, z)
-        return jnp.squeeze(divergence(z, t, of_logits), axis)
+        numbers = () if by_one else (cast_like(temperature, z),)
+        return jnp.squeeze(divergence(z, t, *numbers), axis)
 
     return reduce_losses(softened_kl(z, t), weights, reduction)
 

@@ -1,7 +1,7 @@
 r"""Divergences between the softmaxes of two arrays of logits: a student's z and a teacher's t.
 
-With p = softmax(z / T), q = softmax(t / T), m = β q + (1 - β) p and δ = log(p / q), each is T² times
-a sum over the classes of terms that are not negative,
+With p = softmax(z / T), q = softmax(t / T), m = β q + (1 - β) p and δ = log(p / q), each is T²
+times a sum over the classes of terms that are not negative,
 
     kl(r, s) = r log(r / s) - r + s           whose sum is KL(r || s)
 
@@ -19,7 +19,7 @@ The classes may be shared by the devices of a mesh.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,7 @@ class Divergence(NamedTuple):
     have size 1 on the class axis, and so has the result.
     """
 
-    terms: Callable[[Softmaxes, Array | None], Terms]
+    terms: Callable[[Softmaxes, Any], Terms]
     axis: int = -1
     mesh_axes: MeshAxes = None
 
@@ -133,15 +133,13 @@ class Divergence(NamedTuple):
         """
         top_z, top_t = self._largest(z, t)
         by_t = 1.0 if temperature is None else temperature
-        log_p, log_q = (
-            relative(x, top, by_t, self.axis) for x, top in ((z, top_z), (t, top_t))
-        )
+        log_p, log_q = (relative(x, top, by_t, self.axis) for x, top in ((z, top_z), (t, top_t)))
         p_off, q_off = log_p == -jnp.inf, log_q == -jnp.inf
         both = ~(p_off | q_off)
         # Usually 0; then the difference of close logits is exact.
-        whole = jnp.round(top_z - top_t)
-        whole = jnp.where(jnp.isfinite(whole), whole, 0)
-        apart = jnp.where(both, (z - whole) - t, 0)
+        known = jnp.isfinite(top_z) & jnp.isfinite(top_t)
+        whole = jnp.round(jnp.where(known, top_z, 0) - jnp.where(known, top_t, 0))
+        apart = (jnp.where(both, z, whole) - whole) - jnp.where(both, t, 0)
         e = exp_nonpositive(log_q)
         constant = lax.stop_gradient(e * apart)
         total_p, total_q, centre = self._total(exp_nonpositive(log_p), e, constant)
@@ -179,21 +177,21 @@ def _divergence_jvp(divergence, primals, tangents):
     return value, moved
 
 
-def forward(found: Softmaxes, beta: None = None) -> Terms:
+def forward(found: Softmaxes, beta: Any) -> Terms:
     """Return the terms of KL(q || p): h = exp(δ) - 1 - δ."""
     _, _, p, q, delta, p_off, q_off = found
     value, infinite = _kl_or_infinite(q, p, delta, q_off, p_off)
     return Terms(value, infinite, _apart(q, p, delta, q_off, p_off), -q * delta, None)
 
 
-def reverse(found: Softmaxes, beta: None = None) -> Terms:
+def reverse(found: Softmaxes, beta: Any) -> Terms:
     """Return the terms of KL(p || q): h = 1 - exp(δ) + δ exp(δ)."""
     _, _, p, q, delta, p_off, q_off = found
     value, infinite = _kl_or_infinite(p, q, -delta, p_off, q_off)
     return Terms(value, infinite, p * delta, _apart(p, q, -delta, p_off, q_off), None)
 
 
-def jensen_shannon(found: Softmaxes, beta: Array) -> Terms:
+def jensen_shannon(found: Softmaxes, beta: Any) -> Terms:
     """Return the terms of the generalised Jensen-Shannon divergence."""
     _, _, p, q, delta, p_off, q_off = found
     m = beta * q + (1 - beta) * p

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jsoftmax.blockwise.block_sizes import block_sizes
+from jsoftmax.blockwise.block_sizes import block_sizes, pair_blocks
 from jsoftmax.blockwise.machine import Machine
 
 CPU, UNITS = Machine("cpu"), Machine("cpu", units_16_bit=True)
@@ -71,3 +71,21 @@ def test_few_classes_on_each_of_many_accelerators(platform):
     assert block_sizes(65_536, 512, 512, machine=machine).rows == 1024
     assert block_sizes(65_536, 512, 512, machine=machine, sharded=True) == (4096, 512, True)
     assert block_sizes(65_536, 32_000, 512, machine=machine, sharded=True).rows == 1024
+
+
+@pytest.mark.parametrize(
+    ("shape", "given", "platform", "expected"),
+    [
+        ((64, 1000, 32), (None, None), "cpu", (64, 64)),  # small: one block
+        ((64, 1000, 32), (None, None), "gpu", (64, 64)),
+        ((2048, 32_000, 512), (None, None), "cpu", (208, 8)),  # by rows, a few compared at once
+        ((2048, 32_000, 512), (None, None), "gpu", (1024, 1024)),
+        ((2048, 32_000, 512), (512, None), "cpu", (512, 8)),
+        ((2048, 32_000, 512), (None, 4000), "cpu", (256, 8)),  # as many logits as 2048 x 4000
+        ((2048, 32_000, 512), (None, 1), "cpu", (1, 1)),
+        ((211, 32_000, 512), (211, None), "cpu", (211, 211)),  # a prime number is not divided
+        ((0, 7, 3), (None, None), "cpu", (1, 1)),
+    ],
+)
+def test_two_heads(shape, given, platform, expected):
+    assert pair_blocks(*shape, *given, machine=Machine(platform)) == expected

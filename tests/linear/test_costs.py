@@ -94,3 +94,59 @@ def test_memory_by_the_rule(dtype, machine):
     numbers = 2 * n * features + (classes * features if dtype == "bfloat16" else 0)
     numbers += blocks.rows * classes if blocks.save_products and blocks.classes < classes else 0
     assert found <= 4 * (numbers + 3 * blocks.classes * (blocks.rows + features))
+
+
+def two_heads(n, classes, wrt, dtype="float32", widths=(32, 48), **options):
+    """Return the compiled loss of two heads, and its gradients."""
+    shapes = [shape for width in widths for shape in ((n, width), (classes, width))]
+    given = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+
+    def total(*arrays):
+        return jnp.sum(js.linear_distillation_loss(*arrays, **options))
+
+    return jax.jit(jax.value_and_grad(total, wrt) if wrt else total).lower(*given).compile()
+
+
+@pytest.mark.parametrize(
+    ("wrt", "reduction", "products"),
+    [
+        ((), "mean", 2),
+        ((0, 1), "mean", 4),  # three of the student's, one of the teacher's
+        ((0,), "mean", 3),
+        ((1,), "mean", 3),
+        ((2, 3), "mean", 4),
+        ((0, 1, 2, 3), "mean", 6),
+        ((), None, 2),
+        ((0, 1), None, 6),
+        ((0, 1, 2, 3), None, 8),
+    ],
+)
+@pytest.mark.parametrize("divergence", ["forward", "js"])
+def test_number_of_products_of_two_heads(wrt, reduction, products, divergence):
+    options = {"reduction": reduction, "row_block": 8, "divergence": divergence}
+    compiled = two_heads(32, 64, wrt, temperature=2.0, **options)
+    assert compiled.as_text().count(" dot(") == products
+
+
+@over_machines
+@pytest.mark.parametrize("divergence", ["forward", "reverse", "js"])
+def test_memory_of_two_heads_is_one_block(divergence, machine):
+    options = {"row_block": 64, "divergence": divergence, "temperature": 2.0}
+    with chosen_for(machine):
+        for n, classes in ((2048, 8192), (512, 8192), (2048, 4096)):
+            program = two_heads(n, classes, (0, 1), **options)
+            found = program.memory_analysis().temp_size_in_bytes
+            # The products and the student's gradient, and what compares a few of the rows.
+            few = 64 if machine == "gpu" else (1 << 17) // classes
+            assert found <= 4 * ((3 * 64 + 10 * few) * classes + 4 * 32 * n + 64 * 48)
+
+
+def test_memory_of_two_heads_by_the_rule():
+    """Less than twice what one head takes, and a quarter of the logits that would be held."""
+    n, classes, width = 2048, 16_384, 512
+    with chosen_for("cpu"):
+        program = two_heads(n, classes, (0, 1), widths=(width, width))
+        found = program.memory_analysis().temp_size_in_bytes
+        one = memory(n, classes, features=width)
+    assert found < 2 * one
+    assert found < 2 * n * classes * 4 / 4

@@ -272,8 +272,8 @@ def test_a_class_at_minus_infinity_in_one_head(whose, divergence):
     if divergence == {"student": "forward", "teacher": "reverse"}[whose]:
         assert_array_equal(losses, np.inf)
         return
-    both = [jnp.matmul(a, b.T) for a, b in ((x, w), (y, v))]
-    both = [a + off if whose == name else a for a, name in zip(both, ("student", "teacher"))]
+    z, t = x @ w.T, y @ v.T
+    both = (z + off, t) if whose == "student" else (z, t + off)
     close(losses, divergence_of(*both, divergence), rtol=1e-5)
 
 

@@ -68,6 +68,25 @@ def linear(name, loss, *, lists=False, **options):
     return Member(name, function, 3)
 
 
+def distilled(name, divergence, **options):
+    """Two heads of which all depends on x."""
+
+    def function(x):
+        weight = like(WEIGHT, x) * (1 + x[0, 0] / 8)
+        teacher = jnp.sin(x), jnp.cos(weight)
+        loss = js.linear_distillation_loss(
+            *(x, weight, *teacher),
+            temperature=2 + x[:, 0] / 4,
+            divergence=divergence,
+            beta=0.5 + x[0, 1] / 16,
+            where=KEEP,
+            **options,
+        )
+        return jnp.atleast_1d(loss)
+
+    return Member(f"distillation, {name}", function, 3)
+
+
 def straight_through(x):
     return js.linear_logits(x, like(WEIGHT, x), LABELS, margin=STRAIGHT_THROUGH) ** 2 / 16
 
@@ -102,6 +121,9 @@ MEMBERS = [
     linear("hinge, by rows", hinge, margin=ARCFACE, **BLOCKS["by rows"]),
     linear("lists, each, by rows", js.focal, lists=True, **BLOCKS["each, by rows"]),
     Member("linear_stats", statistics, 3),
+    distilled("forward", "forward", row_block=2),
+    distilled("js", "js", row_block=2),
+    distilled("reverse, each", "reverse", row_block=2, reduction=None),
 ]
 ONE_OF_EACH = [
     of_map(MAP["softmax"]),
