@@ -94,9 +94,9 @@ def linear_distillation_loss(
       reduction: "mean", "sum", or None for one value per example, which computes the logits of
         both heads once more if it is differentiated.
       class_axis, batch_axis: as in `linear_loss`: over the former, both weights are sharded.
-      row_block: how many examples a block has. It holds the logits of all of them and all (of this
-        device's) classes, of both heads, and about as much again for their gradients. By default
-        it follows from the shape and the machine.
+      row_block: how many examples a block has. It holds their products with all (of this device's)
+        classes of both heads, and the gradient of each that is asked for; on an accelerator about
+        six more arrays of that size. By default it follows from the shape and the machine.
       class_block: there are no blocks of classes, since the two heads are compared class by class
         when both normalisers are known. If `row_block` is None, this one bounds the memory as it
         does in `linear_loss`: a block has as many logits as all examples with this many classes.

@@ -162,6 +162,7 @@ def test_heads_of_different_dtypes():
     close(js.linear_distillation_loss(x, w, *narrow), js.linear_distillation_loss(x, w, y, v))
 
 
+@pytest.mark.optimised
 @over_divergences
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 def test_a_student_that_agrees(divergence, offset):

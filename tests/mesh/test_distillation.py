@@ -69,6 +69,7 @@ def test_inside_shard_map(axes, divergence):
             close(value_and_grads(sharded), expected, f"{reduction}, {check_vma}")
 
 
+@pytest.mark.optimised
 def test_a_student_that_agrees():
     """Where the classes are sharded, too, it is right to six digits."""
     rng = np.random.default_rng(0)
