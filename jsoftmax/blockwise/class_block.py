@@ -22,7 +22,7 @@ from jsoftmax.core.dtypes import sum_dtype
 from jsoftmax.core.varying import vary, varying_zero
 from jsoftmax.margins.partition import combine
 from jsoftmax.stats.labels import at_label, at_labels, is_any_label
-from jsoftmax.stats.others import sums_below
+from jsoftmax.stats.others import is_class, sums_below
 from jsoftmax.stats.statistics import names_of_sums
 
 
@@ -87,7 +87,7 @@ class ClassBlock(NamedTuple):
         of_labels = jnp.where(self.inside, at_labels(c, self.place), 0)
         runner_up, first = jnp.zeros_like(top), None
         if top_class is not None:
-            first = self.classes == top_class[:, None]
+            first = is_class(self.classes, top_class)
             place = top_class - self.classes[0]
             mine = (place >= 0) & (place < len(self.classes))
             at_top = at_label(jnp.where(self.unmasked, z, 0), place)

@@ -24,7 +24,7 @@ from jsoftmax.core.numerics import multiply_no_nan, neg_inf_to_zero
 from jsoftmax.stats.centred import Rows, reduce_centred
 from jsoftmax.stats.labels import at_label, at_labels, check_labels, is_any_label, is_label
 from jsoftmax.stats.logit_stats import LogitStats
-from jsoftmax.stats.others import others_of, sums_below, to_stats
+from jsoftmax.stats.others import is_class, others_of, sums_below, to_stats
 from jsoftmax.stats.soft import reduce_soft
 from jsoftmax.stats.statistics import names_of_sums
 
@@ -192,7 +192,7 @@ def _reduce_tangent(fields, logits, labels, where, others, d_logits):
         runner_up, first = jnp.zeros_like(others.top), None
         if others.top_class is not None:
             runner_up = at_label(z, others.top_class)
-            first = classes == others.top_class[..., None]
+            first = is_class(classes, others.top_class)
         sums = sums_below(others.top, z, unmasked, names_of_sums(fields), first=first)
         return at_labels(logits, labels), runner_up, sums
 

@@ -60,8 +60,14 @@ def others_of(
     top_class = _first_at_top(z, top, classes)
     # Of ties the first has the derivative, as in the backward pass, or the second one were of both.
     runner_up = top + change(at_label(z, top_class - classes[0]))
-    first = classes == top_class[..., None]
+    first = is_class(classes, top_class)
     return Others(top, top_class, runner_up, sums_below(top, z, unmasked, names, weights, first))
+
+
+def is_class(classes: Array, index: Array) -> Array:
+    """Return booleans `[..., c]`: which of the classes `[c]` is the one of each example."""
+    index = index[..., None]
+    return with_rank_of(index, classes) == index
 
 
 def _first_at_top(z, top, classes):
