@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jsoftmax.bench.contestants import CONTESTANTS
 from jsoftmax.bench.device.check import PARTS
-from jsoftmax.bench.problem import LOSSES, MARGINS, PRESETS, Problem
+from jsoftmax.bench.problem import DISTILLATION, LOSSES, MARGINS, PRESETS, Problem
 
 
 def options(arguments: list[str] | None, description: str) -> tuple[argparse.Namespace, Problem]:
@@ -101,7 +101,13 @@ def options(arguments: list[str] | None, description: str) -> tuple[argparse.Nam
     for name in ("json", "plot"):
         if path := getattr(chosen, name):
             _writable(parser, f"--{name}", path)
-    return chosen, _problem(chosen)
+    problem = _problem(chosen)
+    if problem.loss == DISTILLATION and problem.margin != "none":
+        parser.error(f"argument --margin: expected none with --loss {DISTILLATION}")
+    for mode in ("plan", "tune"):
+        if getattr(chosen, mode) and (problem.loss_args() or problem.loss == DISTILLATION):
+            parser.error(f"argument --loss: --{mode} is for losses of one head and its labels")
+    return chosen, problem
 
 
 def _check(parser, chosen):

@@ -20,8 +20,9 @@ from jax import lax
 import jsoftmax as js
 from jsoftmax.bench import cuda_contestants, torch_contestants
 from jsoftmax.bench.measure import Runner, compiled
-from jsoftmax.bench.problem import Data, Problem
+from jsoftmax.bench.problem import DISTILLATION, Data, Problem
 
+TEMPERATURE = 2.0  # of the distillation
 _MODULES = {"quack-kernels": "quack"}  # not named as what is installed
 _COMPILER = ("torch._dynamo", "torch._inductor.utils")  # torch imports them when they are needed
 # Where what is called is.
@@ -93,8 +94,11 @@ def import_failure(package: str) -> Exception | None:
 
 def matrix_products(problem: Problem, data: Data) -> Runner:
     """Compile the matrix products that every exact implementation needs: the floor."""
+    teacher = problem.teacher() if problem.loss == DISTILLATION else None
 
     def products(x, w, labels):
+        if teacher is not None:
+            x, w, _ = lax.optimization_barrier((x, w, _dot(teacher.features, teacher.weight, 1, 1)))
         # The barriers stand where the loss would be computed: no operation moves across them.
         z = lax.optimization_barrier(_dot(x, w, 1, 1))
         if not problem.backward:
@@ -137,24 +141,38 @@ def jsoftmax_blocks(problem: Problem, *, by: str | None = None) -> Callable:
 def in_blocks(
     problem: Problem, *, row_block: int | None = None, class_block: int | None = None
 ) -> Callable:
-    """`linear_loss` with the given blocks."""
+    """`linear_loss` with the given blocks, or `linear_distillation_loss`."""
+    blocks = {"row_block": row_block, "class_block": class_block}
+    if problem.loss == DISTILLATION:
+        teacher = problem.teacher()[:2]
+        return lambda x, w, labels: js.linear_distillation_loss(
+            x, w, *teacher, temperature=TEMPERATURE, **blocks
+        )
     return partial(
         js.linear_loss,
         loss=problem.loss_function(),
+        loss_args=problem.loss_args(),
         margin=problem.angular_margin(),
-        row_block=row_block,
-        class_block=class_block,
+        **blocks,
     )
 
 
 def jsoftmax_dense(problem: Problem) -> Callable:
     """`linear_logits`, then a loss on logits."""
+    if problem.loss == DISTILLATION:
+        teacher = problem.teacher()[:2]
+
+        def distil(x, w, labels):
+            logits = js.linear_logits(x, w), js.linear_logits(*teacher)
+            return js.distillation_loss(*logits, temperature=TEMPERATURE).mean()
+
+        return distil
 
     def loss_fn(x, w, labels):
         logits = js.linear_logits(x, w, labels, margin=problem.angular_margin())
         if problem.loss == "nll":
             return js.cross_entropy(logits, labels).mean()
-        return problem.loss_function()(js.logit_stats(logits, labels)).mean()
+        return problem.loss_function()(js.logit_stats(logits, labels), *problem.loss_args()).mean()
 
     return loss_fn
 

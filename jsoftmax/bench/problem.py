@@ -11,7 +11,23 @@ from jax import Array
 
 import jsoftmax as js
 
-LOSSES = ["nll", "focal", "poly1", "gce", "mae", "sce"]
+
+def entropy_bonus(stats: js.LogitStats) -> Array:
+    """Cross-entropy that prefers probabilities of much entropy: of all fields the dearest."""
+    return js.nll(stats) - 0.01 * stats.entropy
+
+
+def grpo(stats: js.LogitStats, advantage: Array, old: Array, reference: Array) -> Array:
+    """A clipped policy gradient, with a penalty for leaving a reference model."""
+    ratio = jnp.exp(stats.log_prob - old)
+    policy = jnp.minimum(ratio * advantage, jnp.clip(ratio, 0.8, 1.2) * advantage)
+    log_ratio = reference - stats.log_prob
+    return -policy + 0.04 * (jnp.expm1(log_ratio) - log_ratio)  # of k3, Schulman, 2020
+
+
+DISTILLATION = "distillation"  # of two heads, and so no loss of `LogitStats`
+OWN_LOSSES = {"entropy_bonus": entropy_bonus, "grpo": grpo}
+LOSSES = ["nll", "focal", "poly1", "gce", "mae", "sce", *OWN_LOSSES, DISTILLATION]
 MARGINS = [
     "none",
     "modified_softmax",
@@ -50,9 +66,16 @@ class Problem(NamedTuple):
     backward: bool = True
     blocks: int | None = None
 
-    def loss_function(self) -> Callable[[js.LogitStats], Array]:
-        """Return the loss as a function of `LogitStats`."""
-        return getattr(js, self.loss)
+    def loss_function(self) -> Callable[..., Array]:
+        """Return the loss as a function of `LogitStats` and `loss_args`."""
+        return OWN_LOSSES.get(self.loss) or getattr(js, self.loss)
+
+    def loss_args(self) -> tuple[Array, ...]:
+        """Return what the loss gets by example: for GRPO what is known of the policies before."""
+        if self.loss != "grpo":
+            return ()
+        advantage, *noise = jax.random.normal(jax.random.key(1), (3, self.rows))
+        return advantage, *(n / 4 - math.log(self.classes) for n in noise)
 
     def angular_margin(self) -> js.AngularMargin | None:
         """Return the margin with its paper's parameters."""
@@ -77,7 +100,14 @@ class Problem(NamedTuple):
 
     def data(self) -> Data:
         """Return random data from a fixed seed; without a margin the logits have variance 1."""
-        keys = jax.random.split(jax.random.key(0), 3)
+        return self._data(jax.random.key(0))
+
+    def teacher(self) -> Data:
+        """Return the features and weight of a teacher with as many features."""
+        return self._data(jax.random.key(2))
+
+    def _data(self, key):
+        keys = jax.random.split(key, 3)
         weight = jax.random.normal(keys[1], (self.classes, self.features), self.dtype)
         return Data(
             jax.random.normal(keys[0], (self.rows, self.features), self.dtype),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import close
 
 pytest.importorskip("rich")
 
@@ -18,7 +19,15 @@ from jsoftmax.bench import report as bench_report
 from jsoftmax.bench import run as bench
 from jsoftmax.bench.cli import options
 from jsoftmax.bench.device.check import PARTS
-from jsoftmax.bench.problem import LOSSES, MARGINS, PRESETS, Problem, exact
+from jsoftmax.bench.problem import (
+    DISTILLATION,
+    LOSSES,
+    MARGINS,
+    OWN_LOSSES,
+    PRESETS,
+    Problem,
+    exact,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -193,9 +202,22 @@ def test_exact_gradients_are_those_of_the_exact_loss(margin, loss):
     assert ahead - behind == pytest.approx(change, rel=1e-6)
 
 
+@pytest.mark.parametrize("loss", [*OWN_LOSSES, DISTILLATION])
+def test_losses_that_are_not_the_library_s(loss):
+    """In blocks and with logits held: the same loss and gradients."""
+    problem = Problem(6, 4, 11, loss=loss, blocks=2)
+    data = problem.data()
+    held, blocks = (
+        jax.jit(jax.value_and_grad(make(problem), (0, 1)))(*data)
+        for make in (bench_contestants.jsoftmax_dense, bench_contestants.jsoftmax_blocks)
+    )
+    close(blocks, held)
+    assert any(jnp.any(gradient) for gradient in held[1])
+
+
 def test_the_lists_are_complete():
     assert set(bench_report.LOOKS) == {c.name for c in bench_contestants.CONTESTANTS}
-    assert set(LOSSES) <= set(js.__all__)
+    assert set(LOSSES) - {*OWN_LOSSES, DISTILLATION} <= set(js.__all__)
     home = {name: getattr(getattr(js, name), "__module__", "") for name in js.__all__}
     margins = {name for name in js.__all__ if home[name].startswith("jsoftmax.margins")}
     # ldam takes class counts, and the time of cosface
