@@ -21,7 +21,7 @@ from jsoftmax.core.collectives import to_local_labels
 from jsoftmax.core.dtypes import sum_dtype
 from jsoftmax.core.varying import vary, varying_zero
 from jsoftmax.margins.partition import combine
-from jsoftmax.stats.labels import at_label, at_labels, is_any_label
+from jsoftmax.stats.labels import at_labels, is_any_label
 from jsoftmax.stats.others import is_class, sums_below
 from jsoftmax.stats.statistics import names_of_sums
 
@@ -88,10 +88,7 @@ class ClassBlock(NamedTuple):
         runner_up, first = jnp.zeros_like(top), None
         if top_class is not None:
             first = is_class(self.classes, top_class)
-            place = top_class - self.classes[0]
-            mine = (place >= 0) & (place < len(self.classes))
-            at_top = at_label(jnp.where(self.unmasked, z, 0), place)
-            runner_up = jnp.where(mine, at_top, 0)
+            runner_up = jnp.sum(jnp.where(first, z, 0), -1)
         names = names_of_sums(plan.fields)
         sums = sums_below(top, z, self.unmasked, names, head.class_weight, first)
         return of_labels, runner_up, sums

@@ -8,12 +8,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+_ZERO = -1e3  # a logarithm of 0
+
 
 def neg_inf_to_zero(x: Array) -> Array:
     """Replace -inf by 0, so that subtracting the result from -inf does not give NaN."""
     return jnp.where(x == -jnp.inf, 0, x)
 
 
+@jax.custom_jvp
 def exp_nonpositive(d: Array) -> Array:
     """Return `exp(d)` for a difference to a maximum, which in exact arithmetic is at most 0.
 
@@ -22,6 +25,26 @@ def exp_nonpositive(d: Array) -> Array:
     that changes no digits, so that the derivative is right at the maximum itself, where d is 0.
     """
     return jnp.exp(jnp.minimum(d, 4))
+
+
+@exp_nonpositive.defjvp
+def _exp_nonpositive_jvp(primals, tangents):
+    # That of a minimum would choose and divide, in passes over all logits.
+    e = exp_nonpositive(*primals)
+    return e, e * tangents[0]
+
+
+@jax.custom_jvp
+def times_exp(d: Array) -> Array:
+    """Return `d exp(d)` for such a difference, 0 at -inf."""
+    return jnp.maximum(d, _ZERO) * exp_nonpositive(d)
+
+
+@times_exp.defjvp
+def _times_exp_jvp(primals, tangents):
+    (d,), (dd,) = primals, tangents
+    slope = (1 + jnp.maximum(d, _ZERO)) * exp_nonpositive(d)
+    return times_exp(d), slope * dd
 
 
 def change(x: Array) -> Array:

@@ -22,6 +22,8 @@ from jsoftmax.stats.statistics import (
     need_top_class,
 )
 
+_NEARLY = 1 << 30  # above all classes
+
 
 class Others(NamedTuple):
     """Statistics of classes that an example does not list as labels: arrays `[...]`."""
@@ -77,12 +79,11 @@ def _first_at_top(z, top, classes):
     first within a few roundings.
     """
 
-    def first(bound):
-        return jnp.min(jnp.where(z >= bound[..., None], classes, NO_CLASS), -1, initial=NO_CLASS)
-
-    exact = first(top)
-    nearly = first(top - 8 * float(jnp.finfo(top.dtype).eps) * jnp.abs(neg_inf_to_zero(top)))
-    return jnp.where(exact == NO_CLASS, nearly, exact).astype(classes.dtype)
+    nearly = top - 8 * float(jnp.finfo(top.dtype).eps) * jnp.abs(neg_inf_to_zero(top))
+    instead = jnp.where(z >= nearly[..., None], classes + _NEARLY, NO_CLASS)
+    found = jnp.min(jnp.where(z >= top[..., None], classes, instead), -1, initial=NO_CLASS)
+    is_nearly = (found >= _NEARLY) & (found < NO_CLASS)
+    return jnp.where(is_nearly, found - _NEARLY, found).astype(classes.dtype)
 
 
 def sums_below(

@@ -40,7 +40,7 @@ from jsoftmax.core.numerics import (
     exp_nonpositive,
     log_or_neg_inf,
     multiply_no_nan,
-    neg_inf_to_zero,
+    times_exp,
 )
 
 Sums = dict[str, Array]
@@ -86,8 +86,8 @@ def _linear(of):
     return jnp.where(of.unmasked, jnp.where(of.d == -jnp.inf, -jnp.inf, of.d), 0)
 
 
-def _rest(of):
-    return jnp.where(of.first, 0, exp_nonpositive(of.d))
+def _without_first(of, terms):
+    return jnp.where(of.first, 0, terms)
 
 
 SUMS = {
@@ -104,9 +104,13 @@ SUMS = {
     "weight": Sum(
         lambda of: jnp.where(of.unmasked, of.weights, 0), lambda sums, rise: sums["weight"]
     ),
-    "rest": Sum(_rest, lambda sums, rise: sums["rest"] * jnp.exp(-rise), without_first=True),
+    "rest": Sum(
+        lambda of: _without_first(of, exp_nonpositive(of.d)),
+        lambda sums, rise: sums["rest"] * jnp.exp(-rise),
+        without_first=True,
+    ),
     "spread": Sum(
-        lambda of: multiply_no_nan(_rest(of), neg_inf_to_zero(of.d)),
+        lambda of: _without_first(of, times_exp(of.d)),
         lambda sums, rise: (
             sums["spread"] * jnp.exp(-rise) - multiply_no_nan(sums["rest"] * jnp.exp(-rise), rise)
         ),
