@@ -323,7 +323,7 @@ def total(call, *arrays):
     added = 0.0
     for x in jax.tree.leaves(results):
         if jnp.issubdtype(x.dtype, jnp.floating):
-            weight = jnp.asarray(1 + np.arange(x.size) % 4 / 4, float)  # exact in 8 bits
+            weight = 1 + jnp.arange(x.size) % 4 / 4  # exact in 8 bits
             added += jnp.sum(weight.reshape(x.shape) * x.astype(float))
     return added, results
 

@@ -21,7 +21,7 @@ def over_blocks(
 
     Outputs are stacked; a later loop over the same blocks may take the stack as its inputs.
     """
-    count = -(-size // block) if size else 1
+    count = 1 if size == block or not size else -(-size // block)
 
     def step(carry, each):
         i, given = each

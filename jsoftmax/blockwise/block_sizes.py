@@ -14,6 +14,7 @@ The rule, for N rows, C classes and D features, unless the caller gives the bloc
     by rows          a block of rows keeps the products of all classes for the gradients
     by classes       all rows are one block; the products are computed again for the gradients, and
                      the gradient of the weight is written once
+    N is not known   by classes, C / 20 in a block: where `jax.export` leaves it open
     classes, CPUs    C / 20 in a block, unless it then has less than half a Mi products, or takes
                      more memory than the weight's gradient
 
@@ -47,6 +48,7 @@ The last column is the best of four sizes, but for the second row.
 from typing import NamedTuple
 
 from jsoftmax.blockwise.machine import Machine
+from jsoftmax.core.arguments import check_known, is_known
 from jsoftmax.core.numbers import static_count
 
 _SMALL = 1 << 19
@@ -81,6 +83,11 @@ def block_sizes(
         row_block = static_count("row_block", row_block, 1)
     if class_block is not None:
         class_block = static_count("class_block", class_block, 1)
+    if not is_known(rows):
+        if row_block is not None:
+            check_known("features", rows, "With `row_block` the number of examples must be.")
+        class_block = _even(classes, class_block or max(1, classes // 20))
+        return BlockSizes(rows, class_block, class_block == classes)
     large = _large(classes, features, machine)
     by_rows = machine.is_accelerator or (
         rows > 2 * large and (not machine.units_16_bit or large >= 3072)

@@ -24,6 +24,7 @@ from jsoftmax.blockwise.scores import (
     weight_inverse_norm,
 )
 from jsoftmax.blockwise.types import Head
+from jsoftmax.core.arguments import is_known
 from jsoftmax.core.collectives import MeshAxes, all_gather_unvarying, to_global_labels
 from jsoftmax.margins.per_example import PerExample, by_example
 
@@ -32,7 +33,7 @@ _HELD = 1 << 24  # logits of a block
 
 def rows_held(rows: int, classes: int) -> int:
     """Return how many rows a block has."""
-    return min(rows, max(1, _HELD // classes))
+    return min(rows, max(1, _HELD // classes)) if is_known(rows) else rows
 
 
 def over_rows(

@@ -5,6 +5,7 @@ under `jit`; the errors on shapes are chex's `AssertionError`. Numbers are in nu
 """
 
 import operator
+from typing import Any
 
 import chex
 import jax
@@ -123,6 +124,17 @@ def check_shape(name: str, x: Array, expected: tuple[int, ...], meaning: str) ->
     """Raise chex's error unless `x` has the expected shape, naming the argument and its meaning."""
     if x.shape != expected:  # chex does not compare symbolic sizes
         chex.assert_shape(x, expected, custom_message=_message(name, x.shape, expected, meaning))
+
+
+def is_known(size: Any) -> bool:
+    """Say whether a size is a number, and not one that `jax.export` leaves open."""
+    return isinstance(size, int)
+
+
+def check_known(name: str, size: Any, use: str) -> None:
+    """Raise if a size is one that `jax.export` leaves open."""
+    if not is_known(size):
+        raise ValueError(f"`{name}`: expected a size that is known, got {size}. {use}")
 
 
 def check_some_class(name: str, x: Array, axis: int = -1) -> None:

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jsoftmax.core.arguments import is_known
+
 Reduced = TypeVar("Reduced")
 _LARGE = 1 << 22  # fewer logits are not worth a loop
 _MANY = 1 << 15  # classes that XLA sums well
@@ -36,7 +38,7 @@ def by_rows(
     `one_pass`: `at_once` writes nothing to memory, and is better unless the classes are very many.
     """
     sums_well = one_pass and logits.shape[-1] <= _MANY
-    if sums_well or logits.size < _LARGE or _may_be_sharded():
+    if sums_well or not is_known(logits.size) or logits.size < _LARGE or _may_be_sharded():
         return at_once(logits, *more)
 
     def loop(*arrays):

@@ -21,6 +21,7 @@ from jsoftmax.blockwise.types import Examples, Head, Plan
 from jsoftmax.core.arguments import (
     as_logits,
     check_shape,
+    is_known,
     normalize_axis,
 )
 from jsoftmax.core.collectives import gather_per_class, psum
@@ -158,7 +159,8 @@ def make_plan(
         rows, num_local, width, row_block, class_block, machine=machine, sharded=sharded
     )
     # With fewer rows, to convert the weight takes as long as the products do.
-    widen = machine == Machine("cpu") and wider.itemsize < 4 and blocks.rows >= 128
+    few = is_known(blocks.rows) and blocks.rows < 128
+    widen = machine == Machine("cpu") and wider.itemsize < 4 and not few
     plan = Plan(blocks, parts.whole, loss, fields, class_axis, checked_precision(precision), widen)
     return plan, examples, head._replace(margin=parts.scalars)
 

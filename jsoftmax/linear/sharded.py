@@ -14,7 +14,13 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
 from jsoftmax.checks import check_values
-from jsoftmax.core.arguments import check_shape, marked_labels, normalize_axis
+from jsoftmax.core.arguments import (
+    check_known,
+    check_shape,
+    is_known,
+    marked_labels,
+    normalize_axis,
+)
 from jsoftmax.core.collectives import NO_CLASS, MeshAxes, axes_of
 from jsoftmax.core.dtypes import to_compute_dtype
 from jsoftmax.core.meshes import explaining_closures
@@ -143,7 +149,7 @@ def sharded_linear_loss(
         normalize_axis("features", features, -2)
         chosen["precision"] = checked_precision(chosen.get("precision"))
         examples, num_rows = features.shape[0], weight.shape[0]
-        num_examples = row_devices * max(-(-examples // row_devices), 1)  # none has no block
+        num_examples = _filled_up(examples, row_devices)
         num_rows += -num_rows % class_devices
         rows = {"features": features, "labels": _indices(labels, chosen)}
         rows |= _pop(chosen, ("sample_weight",))
@@ -162,7 +168,7 @@ def sharded_linear_loss(
             ignored = chosen.get("ignore_index")
             rows["labels"] = _out_of_range(rows["labels"], num_classes, ignored)
         _check_rows(rows)
-        if num_examples > examples and "sample_weight" not in rows:
+        if num_examples != examples and "sample_weight" not in rows:
             rows["sample_weight"] = jnp.ones(features.shape[:-1], to_compute_dtype(features).dtype)
 
         on = _mesh_for(mesh, (rows, classes, numbers))
@@ -208,6 +214,16 @@ def _indices(labels, options):
     if isinstance(labels, SparseLabels):
         return with_indices(labels)
     return marked_labels(labels, index)
+
+
+def _filled_up(examples, devices):
+    """Return how many examples there are once each device has as many."""
+    if is_known(examples):
+        return devices * max(-(-examples // devices), 1)  # none has no block
+    if examples % devices != 0:
+        use = f"For jax.export write a multiple of the devices, as in '{devices}*n'."
+        check_known("features", examples, use)
+    return examples
 
 
 def _pop(options, names):

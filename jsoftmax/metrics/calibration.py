@@ -7,11 +7,11 @@ probabilities they use and in how the bins are chosen.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jsoftmax.core.arguments import check_known
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.masking import as_rows
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere
@@ -179,6 +179,7 @@ def adaptive_calibration_error(
     """
     num_bins = static_count("num_bins", num_bins, 1)
     logits, labels, weight = metric_inputs(logits, labels, where, sample_weight, ignore_index)
+    check_known("logits", weight.size, "The bins of equally many examples depend on their number.")
     confidence, right = _top(_probabilities(logits, weight), labels)
     order = jnp.argsort(confidence, axis=None)
     confidence, right, weight = (x.ravel()[order] for x in (confidence, right, weight))
@@ -267,10 +268,10 @@ def _bin_sums(values, index, num_bins):
     confidences near 1 all rounding errors have the same sign, and for 60,000 examples add up to 5%
     of the gap.
     """
-    block = jnp.arange(len(values), dtype=jnp.int32)[:, None] // 256
-    blocks = len(values) // 256 + 1
-    index = index + num_bins * block
-    sums = jax.ops.segment_sum(values.ravel(), index.ravel(), num_bins * blocks)
+    examples = values.shape[0]
+    blocks = examples // 256 + 1
+    index = index + num_bins * (jnp.arange(examples, dtype=jnp.int32)[:, None] // 256)
+    sums = jnp.zeros(num_bins * blocks, values.dtype).at[index].add(values)
     return jnp.sum(sums.reshape(blocks, num_bins), 0)
 
 

@@ -7,9 +7,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from audit import FILES, FUNCTIONS, GIVEN, C, all_at_once, arrays_of, each, evaluate, in_one_program
+from audit import (
+    CALLS,
+    FILES,
+    FUNCTIONS,
+    GIVEN,
+    C,
+    all_at_once,
+    arrays_of,
+    each,
+    evaluate,
+    in_one_program,
+)
 from cases import close
 from flax import nnx
+from jax import export
 from numpy.testing import assert_allclose, assert_array_equal
 
 pytestmark = pytest.mark.slow
@@ -119,6 +131,41 @@ def test_no_examples():
             assert_array_equal(x, 0)
 
     each(check, FUNCTIONS)
+
+
+# What needs to know how many examples there are, and says so.
+KNOWN = {
+    "adaptive_calibration_error": "their number",
+    "linear_loss: blocks": "With `row_block`",
+    "sharded_linear_loss": r"as in '2\*n'",
+}
+
+
+def test_a_number_of_examples_that_is_left_open():
+    """As `jax.export` has it: one program for any number of examples."""
+
+    def left_open(text):
+        (n,) = export.symbolic_shape(text)
+
+        def change(given):
+            sizes = zip(given.axes, given.array.shape, strict=True)
+            shape = tuple(n if axis == "n" else size for axis, size in sizes)
+            return jax.ShapeDtypeStruct(shape, given.array.dtype)
+
+        return change
+
+    def exported(call, text="n"):
+        return export.export(jax.jit(partial(evaluate, call)))(arrays_of(call, left_open(text)))
+
+    named = {call.name: call for call in CALLS}
+    each(exported, [call for call in FILES if call.name not in KNOWN])
+    for name, message in KNOWN.items():
+        with pytest.raises(ValueError, match=message):
+            exported(named[name])
+    exported(named["sharded_linear_loss"], "2*n")
+    for name in ("linear_cross_entropy", "expected_calibration_error", "linear_top_k"):
+        call = named[name]
+        close(exported(call).call(arrays_of(call)), evaluate(call, arrays_of(call)))
 
 
 LOWEST = np.finfo(np.float32).min
