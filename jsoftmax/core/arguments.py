@@ -20,8 +20,19 @@ from jsoftmax.core.dtypes import unnarrowed
 Axis = int | tuple[int, ...]
 
 
+def check_no_tuple(name: str, x: Any) -> None:
+    """Raise if arrays in a tuple, as in `SparseLabels`, would be stacked to one."""
+    if isinstance(x, tuple) and any(getattr(each, "ndim", 0) for each in x):
+        raise TypeError(
+            f"`{name}`: expected an array, got a {type(x).__name__} of arrays. A distribution "
+            "as a short list is SparseLabels, in the losses that say so; as an array it has a "
+            "probability for every class."
+        )
+
+
 def as_logits(logits: ArrayLike, name: str = "logits") -> Array:
     """Return `logits` as a real array; integers become the default float."""
+    check_no_tuple(name, logits)
     given = unnarrowed(logits)
     if jnp.issubdtype(given.dtype, jnp.integer):
         return jnp.asarray(given, float)
@@ -70,12 +81,7 @@ def marked_labels(labels: ArrayLike, ignore_index: ArrayLike | None) -> Array:
 
 def _checked_labels(labels, name):
     """Return an array of integers, of numpy if JAX would narrow them, or of floats."""
-    if isinstance(labels, tuple) and any(jnp.ndim(jnp.asarray(x)) for x in labels):
-        raise TypeError(
-            f"`{name}`: expected an array, got a {type(labels).__name__} of arrays. A distribution "
-            "as a short list is SparseLabels, in the losses that say so; as an array it has a "
-            "probability for every class."
-        )
+    check_no_tuple(name, labels)
     labels = unnarrowed(labels)
     dtype = labels.dtype
     if not (jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)):

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax.checks import check_values
 from jsoftmax.core.arguments import (
+    as_logits,
     check_known,
     check_shape,
     is_known,
@@ -145,7 +146,7 @@ def sharded_linear_loss(
 
     def function(features, weight, labels, **more: Unpack[LinearLossOptions]):
         chosen: dict[str, Any] = {**options, **more}
-        features, weight = jnp.asarray(features), jnp.asarray(weight)
+        features, weight = as_logits(features, "features"), as_logits(weight, "weight")
         normalize_axis("features", features, -2)
         chosen["precision"] = checked_precision(chosen.get("precision"))
         examples, num_rows = features.shape[0], weight.shape[0]

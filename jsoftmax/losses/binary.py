@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import as_logits, check_broadcasts, check_shape
+from jsoftmax.core.arguments import as_logits, check_broadcasts, check_no_tuple, check_shape
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.meshes import like, on_any_mesh
 from jsoftmax.core.numerics import multiply_no_nan, softplus
@@ -41,6 +41,7 @@ def binary_cross_entropy(
       Array([0.1269, 1.3133], dtype=float32)
     """
     z = to_compute_dtype(as_logits(logits))
+    check_no_tuple("labels", labels)
     labels = jnp.asarray(labels)
     check_shape("labels", labels, z.shape, "one label for every logit")
     if jnp.issubdtype(labels.dtype, jnp.floating):

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax.core.arguments import (
     as_logits,
+    check_no_tuple,
     check_shape,
     check_some_class,
     is_distribution,
@@ -206,6 +207,7 @@ def distillation_loss(
 
 
 def _aligned(logits, target_probs, axis, where, sample_weight):
+    check_no_tuple("target_probs", target_probs)
     target_probs = jnp.asarray(target_probs)
     if not is_distribution(target_probs):
         raise TypeError(

@@ -26,6 +26,23 @@ def test_every_public_function_is_called():
     assert not called & {*UNCALLED}
 
 
+ARRAYS = ("logits", "teacher", "distribution", "labels", "binary", "features", "tokens", "weight")
+
+
+def test_a_tuple_of_arrays_is_no_array():
+    """As numpy has it, both would become one array, and the message be about its shape."""
+
+    def check(call):
+        for place, name in enumerate(call.given):
+            if name in ARRAYS:
+                arrays = arrays_of(call, lambda given: jnp.asarray(given.array))
+                arrays[place] = (arrays[place],) * 2
+                with pytest.raises(TypeError, match="of arrays"):
+                    jax.eval_shape(partial(call.function, **call.options), *arrays)
+
+    each(check, FUNCTIONS)
+
+
 # --- integers of any width ---
 
 
