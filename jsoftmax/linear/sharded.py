@@ -1,6 +1,5 @@
 r"""A linear head over a mesh of devices, as a function of global arrays."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, TypedDict, Unpack
@@ -9,16 +8,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.lax import PrecisionLike
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
 from jsoftmax.checks import check_values
 from jsoftmax.core.arguments import (
     as_logits,
-    check_known,
     check_shape,
-    is_known,
     marked_labels,
     normalize_axis,
 )
@@ -29,6 +26,14 @@ from jsoftmax.core.numbers import at_least, is_static, number
 from jsoftmax.linear.arguments import Padding, checked_precision
 from jsoftmax.linear.examples import as_loss_args
 from jsoftmax.linear.loss import linear_loss
+from jsoftmax.linear.placing import (
+    filled,
+    filled_up,
+    filled_with_last,
+    mesh_devices,
+    mesh_for,
+    placed,
+)
 from jsoftmax.linear.traced_loss import loss_key
 from jsoftmax.losses.of_stats import nll
 from jsoftmax.margins.angular import AngularMargin
@@ -150,7 +155,7 @@ def sharded_linear_loss(
         normalize_axis("features", features, -2)
         chosen["precision"] = checked_precision(chosen.get("precision"))
         examples, num_rows = features.shape[0], weight.shape[0]
-        num_examples = _filled_up(examples, row_devices)
+        num_examples = filled_up(examples, row_devices)
         num_rows += -num_rows % class_devices
         rows = {"features": features, "labels": _indices(labels, chosen)}
         rows |= _pop(chosen, ("sample_weight",))
@@ -165,26 +170,26 @@ def sharded_linear_loss(
         _check_classes(num_classes, classes)
         if num_rows > num_classes:
             real, where = jnp.arange(num_rows) < num_classes, classes.get("where")
-            classes["where"] = Padding(real) if where is None else _filled(where, num_rows) & real
+            classes["where"] = Padding(real) if where is None else filled(where, num_rows) & real
             ignored = chosen.get("ignore_index")
             rows["labels"] = _out_of_range(rows["labels"], num_classes, ignored)
         _check_rows(rows)
         if num_examples != examples and "sample_weight" not in rows:
             rows["sample_weight"] = jnp.ones(features.shape[:-1], to_compute_dtype(features).dtype)
 
-        on = _mesh_for(mesh, (rows, classes, numbers))
+        on = mesh_for(mesh, (rows, classes, numbers))
 
-        def placed(tree, size, spec, filled=_filled):
-            return jax.tree.map(lambda x: _placed(filled(x, size), on, spec), tree)
+        def place(tree, size, spec, fill=filled):
+            return jax.tree.map(lambda x: placed(fill(x, size), on, spec), tree)
 
         key = loss_key(loss, loss_args := rows.pop("loss_args"))
-        arrays = placed(rows, num_examples, per_row), placed(classes, num_rows, per_class), scalars
-        arrays[0]["loss_args"] = placed(loss_args, num_examples, per_row, _filled_with_last)
+        arrays = place(rows, num_examples, per_row), place(classes, num_rows, per_class), scalars
+        arrays[0]["loss_args"] = place(loss_args, num_examples, per_row, filled_with_last)
         with explaining_closures(loss):
             out = run(arrays, on=on, static=(margin.whole, key, tuple(sorted(chosen.items()))))
         if num_examples == examples:
             return out
-        return jax.tree.map(lambda x: _placed(x, on, scalar)[:examples] if x.ndim else x, out)
+        return jax.tree.map(lambda x: placed(x, on, scalar)[:examples] if x.ndim else x, out)
 
     return function
 
@@ -217,27 +222,10 @@ def _indices(labels, options):
     return marked_labels(labels, index)
 
 
-def _filled_up(examples, devices):
-    """Return how many examples there are once each device has as many."""
-    if is_known(examples):
-        return devices * max(-(-examples // devices), 1)  # none has no block
-    if examples % devices != 0:
-        use = f"For jax.export write a multiple of the devices, as in '{devices}*n'."
-        check_known("features", examples, use)
-    return examples
-
-
 def _pop(options, names):
     """Take what is given of these options out of them."""
     taken = {name: options.pop(name, None) for name in names}
     return {name: value for name, value in taken.items() if value is not None}
-
-
-def mesh_devices(name: str, axis: MeshAxes, mesh: Mesh) -> int:
-    """Return over how many devices of a mesh an axis, or several, goes."""
-    if unknown := [each for each in axes_of(axis) if each not in mesh.shape]:
-        raise ValueError(f"`{name}`: expected axes of the mesh, {mesh.axis_names}, got {unknown}.")
-    return math.prod(mesh.shape[each] for each in axes_of(axis))
 
 
 def _check_classes(num_classes, per_class):
@@ -262,37 +250,6 @@ def _check_rows(by_row):
         name = path[0].key + jax.tree_util.keystr(path[1:])
         x = jnp.asarray(x)
         check_shape(name, x, (examples, *x.shape[1:]), "as many examples as there are features")
-
-
-def _mesh_for(mesh, arrays):
-    """Return the mesh, with Auto axes if no array lies on an Explicit one.
-
-    Without jit and outside `jax.set_mesh`, JAX does not differentiate what comes from the latter.
-    """
-    arrays = map(jnp.asarray, jax.tree.leaves(arrays))
-    given = [jax.sharding.get_abstract_mesh(), *(jax.typeof(x).sharding.mesh for x in arrays)]
-    if any(AxisType.Explicit in each.axis_types for each in given):
-        return mesh
-    types = (AxisType.Auto,) * len(mesh.axis_names)
-    return Mesh(mesh.devices, mesh.axis_names, axis_types=types)
-
-
-def _filled(x, size, mode="constant"):
-    """Fill up the first axis with zeros."""
-    x = jnp.asarray(x)
-    missing = size - x.shape[0]
-    return jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1), mode) if missing else x
-
-
-def _filled_with_last(x, size):
-    """Fill up the first axis with its last entry, of which a loss is not NaN as it may be of 0."""
-    return _filled(x, size, "edge" if jnp.shape(x)[0] else "constant")
-
-
-def _placed(x, mesh, spec):
-    """Place an array on the mesh, where JAX does not do so by itself."""
-    explicit = AxisType.Explicit in mesh.axis_types
-    return jax.reshard(x, NamedSharding(mesh, spec)) if explicit else x
 
 
 def _out_of_range(labels, num_classes, ignore_index):
