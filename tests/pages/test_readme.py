@@ -1,26 +1,16 @@
 """The pages: their code runs from top to bottom, and the README names every public name."""
 
 import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
+from page_code import ROOT, code_of, names_of
 
 import jsoftmax as js
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 PAGES = ["README.md", *(str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("docs/*.md")))]
-
-
-def code_of(page):
-    """Return the page with everything but its Python code blanked: lines keep their numbers."""
-    code, lines = False, []
-    for line in (ROOT / page).read_text().splitlines():
-        code = line.startswith("```python") or (code and line != "```")
-        lines.append(line if code and not line.startswith("```") else "")
-    return "\n".join(lines)
 
 
 def readers_own():
@@ -40,9 +30,7 @@ def readers_own():
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if code_of(page).strip()])
 def test_code_runs(page, capsys):
-    names = readers_own() if page == "README.md" else {}
-    with jax.numpy_dtype_promotion("standard"):  # what a reader has
-        exec(compile(code_of(page), str(ROOT / page), "exec"), names)
+    names_of(page, readers_own() if page == "README.md" else ())
     if page == "README.md":
         printed = capsys.readouterr().out
         number = {
