@@ -1,0 +1,111 @@
+"""Trials in the order of their scores: what is accepted at each threshold, by one sort.
+
+A trial has a score and is of one of two kinds, such as a pair of images of the same person, or of
+different ones. A threshold accepts the scores that are at least as large.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jsoftmax.checks import check_both_kinds
+from jsoftmax.core.arguments import as_logits, check_shape
+from jsoftmax.core.dtypes import at_least_16_bits, cast_like, to_compute_dtype, unnarrowed
+
+
+class Trials(NamedTuple):
+    """Checked trials `[n]`: NaN makes the result NaN, whatever has no weight is left out."""
+
+    scores: Array
+    same: Array  # booleans
+    weight: Array  # integers if none were given, so that counts are exact
+    valid: Array  # a boolean: no NaN, and no kind that is neither 0 nor 1
+
+
+def checked_scores(name: str, scores: ArrayLike) -> Array:
+    """Return a number by example in the compute dtype."""
+    return to_compute_dtype(at_least_16_bits(as_logits(scores, name)))
+
+
+def checked_kinds(name: str, kinds: ArrayLike, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """Return booleans `[n]`, and which of them were given as something other than 0, 1 or these."""
+    kinds = unnarrowed(kinds)
+    is_bool = kinds.dtype == bool
+    if not (is_bool or jnp.issubdtype(kinds.dtype, jnp.integer)):
+        raise TypeError(f"`{name}`: expected booleans, or integers 0 and 1, got {kinds.dtype}.")
+    check_shape(name, kinds, shape, "a boolean for every score")
+    kinds = kinds.reshape(-1)
+    if is_bool:
+        return jnp.asarray(kinds), jnp.zeros(kinds.shape, bool)
+    return jnp.asarray(kinds == 1), jnp.asarray((kinds != 0) & (kinds != 1))
+
+
+def checked_weight(sample_weight: ArrayLike | None, like: Array) -> Array:
+    """Return weights `[n]`, which are the integer 1 if none are given."""
+    if sample_weight is None:
+        return jnp.ones(like.size, jnp.int32)
+    weight = cast_like(sample_weight, like)
+    check_shape("sample_weight", weight, like.shape, "a weight for every score")
+    return weight.reshape(-1)
+
+
+def checked_trials(scores: ArrayLike, same: ArrayLike, sample_weight: ArrayLike | None) -> Trials:
+    """Return checked trials. Those of weight 0 get a score that is sorted last."""
+    x = checked_scores("scores", scores)
+    same, wrong = checked_kinds("same", same, x.shape)
+    weight = checked_weight(sample_weight, x)
+    counts = weight != 0
+    x = jnp.where(counts, x.reshape(-1), -jnp.inf)
+    valid = ~jnp.any(counts & (jnp.isnan(x) | wrong))
+    check_both_kinds(jnp.any(counts & same), jnp.any(counts & ~same))
+    return Trials(x, same, weight, valid)
+
+
+class Accepted(NamedTuple):
+    """What each score accepts as a threshold: sums of weights `[n]` in descending order of score.
+
+    Equal scores have the same sums.
+    """
+
+    threshold: Array
+    sums: tuple[Array, ...]
+
+
+def accepted(scores: Array, *weights: Array) -> Accepted:
+    """Return the sums of weights of all scores that are at least as large as each."""
+    order: Any = lax.sort((-scores, *weights), is_stable=False)
+    last = last_of_equals(order[0])
+    return Accepted(-order[0], tuple(of_last(jnp.cumsum(w), last) for w in order[1:]))
+
+
+def last_of_equals(x: Array) -> Array:
+    """Return which of sorted values `[n]` are followed by another one."""
+    return jnp.concatenate([x[1:] != x[:-1], jnp.ones(x.shape, bool)])[: len(x)]
+
+
+def of_last(values: Array, last: Array) -> Array:
+    """Return nondecreasing values, each replaced by that of the last of its equals."""
+    whole = jnp.issubdtype(values.dtype, jnp.integer)
+    most = jnp.iinfo(values.dtype).max if whole else jnp.inf
+    return lax.cummin(jnp.where(last, values, most), reverse=True)
+
+
+def shares(trials: Trials) -> tuple[Array, Array, Array]:
+    """Return thresholds, and the shares of different and of same pairs accepted there `[n + 1]`.
+
+    The first threshold is inf and accepts nothing. The shares are NaN if there is none of a kind.
+    """
+    x, same, weight, valid = trials
+    none = cast_like(0, weight)
+    kinds = jnp.where(same, none, weight), jnp.where(same, weight, none)
+    threshold, sums = accepted(x, *kinds)
+
+    def share(kind, reached):
+        total = cast_like(jnp.sum(kind), x)
+        total = jnp.where(valid & (total > 0), total, jnp.nan)
+        return jnp.concatenate([0 * total[None], cast_like(reached, x) / total])
+
+    threshold = jnp.concatenate([jnp.full(1, jnp.inf, x.dtype), threshold])
+    return threshold, share(kinds[0], sums[0]), share(kinds[1], sums[1])
