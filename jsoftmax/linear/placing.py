@@ -1,9 +1,11 @@
 """Arrays filled up to sizes that a mesh divides, and placed on it."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
