@@ -31,15 +31,15 @@ def checked_scores(name: str, scores: ArrayLike) -> Array:
 
 def checked_kinds(name: str, kinds: ArrayLike, shape: tuple[int, ...]) -> tuple[Array, Array]:
     """Return booleans `[n]`, and which of them were given as something other than 0, 1 or these."""
-    kinds = unnarrowed(kinds)
-    is_bool = kinds.dtype == bool
-    if not (is_bool or jnp.issubdtype(kinds.dtype, jnp.integer)):
-        raise TypeError(f"`{name}`: expected booleans, or integers 0 and 1, got {kinds.dtype}.")
-    check_shape(name, kinds, shape, "a boolean for every score")
-    kinds = kinds.reshape(-1)
+    given: Any = unnarrowed(kinds)
+    is_bool = given.dtype == bool
+    if not (is_bool or jnp.issubdtype(given.dtype, jnp.integer)):
+        raise TypeError(f"`{name}`: expected booleans, or integers 0 and 1, got {given.dtype}.")
+    check_shape(name, given, shape, "a boolean for every score")
+    given = given.reshape(-1)
     if is_bool:
-        return jnp.asarray(kinds), jnp.zeros(kinds.shape, bool)
-    return jnp.asarray(kinds == 1), jnp.asarray((kinds != 0) & (kinds != 1))
+        return jnp.asarray(given), jnp.zeros(given.shape, bool)
+    return jnp.asarray(given == 1), jnp.asarray((given != 0) & (given != 1))
 
 
 def checked_weight(sample_weight: ArrayLike | None, like: Array) -> Array:

@@ -33,7 +33,10 @@ def recipe(name):
 def given():
     """Return what the recipes are called with, by the names of their arguments."""
     keys = iter(jax.random.split(jax.random.key(1), 20))
-    normal = lambda *shape: jax.random.normal(next(keys), shape)
+
+    def normal(*shape):
+        return jax.random.normal(next(keys), shape)
+
     x, w = normal(B, T, D), normal(C, D) / 2
     y, v = normal(B, T, 24), normal(C, 24) / 2
     tokens = jax.random.randint(next(keys), (B, T), 0, C)
@@ -195,7 +198,8 @@ def test_is_the_formula_on_logits_in_memory(name):
     arrays = arguments(name)
     (_, found), found_slopes = total(recipe(name), arrays, **options)
     (_, expected), expected_slopes = total(held, arrays)
-    assert np.all(np.isfinite(expected)) and np.any(expected_slopes[1])
+    assert np.all(np.isfinite(expected))
+    assert np.any(expected_slopes[1])
     chex.assert_trees_all_close(found, expected, rtol=1e-5)
     chex.assert_trees_all_close(found_slopes, expected_slopes, rtol=1e-4, atol=1e-6)
 
@@ -216,7 +220,10 @@ def test_number_of_products(name):
         return jax.ShapeDtypeStruct(shape, array.dtype)
 
     arrays = {key: large(key, array) for key, array in arguments(name).items()}
-    loss = lambda x, w, rest: jnp.sum(function(x=x, w=w, **rest, **options))
+
+    def loss(x, w, rest):
+        return jnp.sum(function(x=x, w=w, **rest, **options))
+
     rest = {key: array for key, array in arrays.items() if key not in ("x", "w")}
     lowered = jax.jit(jax.grad(loss, (0, 1))).lower(arrays["x"], arrays["w"], rest)
     assert lowered.compile().as_text().count(" dot(") == products
