@@ -14,7 +14,7 @@ The rule, for N rows, C classes and D features, unless the caller gives the bloc
     by rows          a block of rows keeps the products of all classes for the gradients
     by classes       all rows are one block; the products are computed again for the gradients, and
                      the gradient of the weight is written once
-    N is not known   by classes, C / 20 in a block: where `jax.export` leaves it open
+    N is left open   by `jax.export`: by classes, C / 20 in a block
     classes, CPUs    C / 20 in a block, unless it then has less than half a Mi products, or takes
                      more memory than the weight's gradient
 
@@ -85,7 +85,7 @@ def block_sizes(
         class_block = static_count("class_block", class_block, 1)
     if not is_known(rows):
         if row_block is not None:
-            check_known("features", rows, "With `row_block` the number of examples must be.")
+            check_known("features", rows, "With `row_block` it must be.")
         class_block = _even(classes, class_block or max(1, classes // 20))
         return BlockSizes(rows, class_block, class_block == classes)
     large = _large(classes, features, machine)
@@ -128,6 +128,10 @@ def pair_blocks(
     As by rows, but half as many on a CPU, for two heads. With `class_block`, as many as there are
     logits in all rows by that many classes. On a CPU, what is compared at once fits into the cache.
     """
+    if not is_known(rows):
+        if row_block is not None or class_block is not None:
+            check_known("features", rows, "With blocks of a given size it must be.")
+        return PairBlocks(rows, rows)
     if row_block is not None:
         size = static_count("row_block", row_block, 1)
     elif class_block is not None:

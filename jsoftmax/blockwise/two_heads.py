@@ -177,9 +177,9 @@ def _sum_and_gradients(plan, wanted, pairs, heads):
 
 def _by_few(plan, compare, carry, given):
     """Scan a block a few rows at a time; the outputs have a row per example, or are stacked."""
-    rows = len(jax.tree.leaves(given)[0])
+    rows = jax.tree.leaves(given)[0].shape[0]
     few = plan.blocks.few
-    if not rows or rows % few or rows == few:
+    if rows == few or not rows or rows % few:
         return compare(carry, given)
     given = jax.tree.map(lambda x: x.reshape(-1, few, *x.shape[1:]), given)
     carry, found = lax.scan(compare, carry, given)
