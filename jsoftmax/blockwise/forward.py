@@ -102,7 +102,7 @@ def evaluate(
 ) -> tuple[Array, LogitStats, Array]:
     """Return the losses `[N]`, which are expected ones for lists, and stats with their shift.
 
-    A loss of weight 0 that is not finite is 0 instead, and has no gradient.
+    A loss that is not finite and is left out is 0 instead, and has no gradient.
     """
     given, shift = stats_of(plan, examples, head, found, centred=True)
     loss = plan.loss
@@ -117,7 +117,7 @@ def evaluate(
         return jnp.sum(multiply_no_nan(examples.probs, losses), -1)
 
     read = given, shift, examples.loss_args
-    bad = (examples.weights == 0) & ~jnp.isfinite(losses_of(*read))
+    bad = examples.left_out & ~jnp.isfinite(losses_of(*read))
     losses = jnp.where(bad, 0, losses_of(*jax.tree.map(partial(_constant_where, bad), read)))
     if examples.class_weight is None:
         return losses, given, shift

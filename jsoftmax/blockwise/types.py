@@ -42,6 +42,7 @@ class Examples(NamedTuple):
     labels: Array  # integers [N], or [N, K]
     probs: Array | None = None  # [N, K]
     weights: Any = None  # [N], factors on the losses
+    left_out: Any = None  # booleans [N], ignored or of sample weight 0
     kept_norm: Array | None = None  # [N], see scores.kept_norm
     bias: Array | None = None  # of the labels, in their shape
     class_weight: Array | None = None  # of the labels, if the loss takes it

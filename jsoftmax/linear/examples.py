@@ -125,6 +125,7 @@ def weigh(
         check_shape("sample_weight", sample_weight, shape, "a weight for every example")
         weights = sample_weight = sample_weight.reshape(-1).astype(dtype)
     counts = weights = jnp.where(ignored, 0, weights)
+    left_out = weights == 0
     of_labels = None
     if class_weight is not None:
         class_weight = jnp.asarray(class_weight).astype(dtype)
@@ -148,7 +149,7 @@ def weigh(
     examples = examples._replace(
         features=features, labels=labels, probs=probs, class_weight=of_labels
     )
-    return _neutral(examples, weights == 0), head, weights, counts
+    return _neutral(examples, left_out), head, weights, counts
 
 
 def _neutral(examples: Examples, left_out: Array) -> Examples:
@@ -157,4 +158,5 @@ def _neutral(examples: Examples, left_out: Array) -> Examples:
     def finite(x):
         return jnp.where(left_out & ~jnp.isfinite(x), 1, x)
 
-    return examples._replace(numbers=jax.tree.map(finite, examples.numbers))
+    numbers = jax.tree.map(finite, examples.numbers)
+    return examples._replace(numbers=numbers, left_out=left_out)

@@ -102,9 +102,10 @@ def linear_loss(
       ignore_index: a label whose examples are left out, whatever their features. The labels of
         `sample_classes` are other numbers: give it there, and here -1.
       reduction: "mean", "sum", or None for one value per example, at four matrix products.
-      return_stats: also return the `LogitStats` of the examples, to be logged: they have no
-        gradient. What is to be trained, such as a term of log Z, belongs in the loss, as
-        `lambda stats: js.nll(stats) + 1e-4 * stats.logsumexp**2`; or use `linear_stats`.
+      return_stats: also return the `LogitStats` of the examples, to be logged, with an
+        entropy if the loss reads it. They have no gradient: what is to be trained, such as a term
+        of log Z, belongs in the loss, as `lambda stats: js.nll(stats) + 1e-4 *
+        stats.logsumexp**2`; or use `linear_stats`.
       class_axis: inside `jax.shard_map`, the mesh axis, or axes, over which classes are sharded.
         Every argument per class is then this device's shard, consecutive rows, as many on each
         device, with `where` False for padding. Features, and labels, which are global, are
@@ -212,7 +213,7 @@ def linear_loss(
     )
     if reduction is None:
         found = reduced(plan, examples, head)
-        losses, stats, shift = evaluate(plan, examples._replace(weights=weights), head, found)
+        losses, stats, shift = evaluate(plan, examples, head, found)
         result = jnp.where(ignored, 0, multiply_no_nan(weights, losses)).reshape(shape)
         stats = absolute(stats, shift)
     else:

@@ -129,7 +129,7 @@ def test_statistics(blocks):
 
     def only_stats(x):
         loss, stats = js.linear_loss(x, w, labels, return_stats=True, **options)
-        return 0 * loss + sum(jnp.sum(field) for field in stats), (loss, stats)
+        return 0 * loss + sum(map(jnp.sum, jax.tree.leaves(stats))), (loss, stats)
 
     @jax.jit
     def run(x):
@@ -139,7 +139,7 @@ def test_statistics(blocks):
     alone, bar, (loss, stats) = run(x)
     expected, expected_loss = stats_on_dense_logits()
     close(alone, expected)
-    close(stats, expected)
+    close(stats, expected._replace(others_entropy=None))  # which the loss does not read
     close(loss, expected_loss)
     assert_array_equal(bar, jnp.zeros_like(x))
 
