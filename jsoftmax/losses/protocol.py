@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import jax
 from jax import Array
 
-from jsoftmax.core.numbers import is_concrete, is_static
+from jsoftmax.core.numbers import is_concrete, is_static, number
 from jsoftmax.stats.logit_stats import LogitStats, absolute
 from jsoftmax.stats.statistics import OPTIONAL
 
@@ -110,7 +110,7 @@ def fields_read(loss: Callable[..., Array], stats: LogitStats, *more: Any) -> tu
     """
     # Handed over, not closed over: after an error JAX would say that these have leaked.
     options = loss.keywords if isinstance(loss, functools.partial) else {}
-    traced = {name: x for name, x in options.items() if not is_concrete(x)}
+    traced = {name: number(x) for name, x in options.items() if not is_concrete(x)}
 
     def evaluate(stats, more, traced):
         return loss(stats, *more, **traced)

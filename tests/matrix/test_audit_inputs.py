@@ -137,6 +137,7 @@ def test_no_examples():
 KNOWN = {
     "adaptive_calibration_error": "their number",
     "linear_loss: blocks": "With `row_block`",
+    "linear_distillation_loss: js": "With blocks of a given size",
     "sharded_linear_loss": r"as in '2\*n'",
 }
 
