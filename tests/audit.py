@@ -111,6 +111,18 @@ def with_everything(features, weight, labels, bias, class_weight, kept, sample_w
     )
 
 
+def bonus(stats, advantage):
+    return advantage * stats.log_prob - stats.entropy
+
+
+def with_arguments(features, weight, labels, losses, number):
+    options = {
+        "loss_args": (losses,),
+        "temperature": jnp.exp(jnp.asarray(losses)) + jnp.asarray(number),
+    }
+    return js.linear_loss(features, weight, labels, bonus, **options)
+
+
 @cache
 def head_over_mesh():
     mesh = jax.make_mesh((2, 4), ("data", "model"))
@@ -270,6 +282,7 @@ CALLS = [
     ],
     call("linear_top_k", partial(js.linear_top_k, k=3), "features weight", 2, temperature=2.0),
     call("linear_sample", partial(js.linear_sample, KEY), "features weight", 0, top_p=0.9),
+    call("linear_loss: arguments", with_arguments, f"{HEAD} losses number", 2),
     call("linear_stats", js.linear_stats, HEAD, 2, softcap=3.0),
     call("sharded_linear_loss", over_mesh, HEAD, 2),
     call("sample_classes ClassSample", sampled, "labels", 0),

@@ -13,14 +13,14 @@ from meshes import mesh_of
 import jsoftmax as js
 
 
-def dense(x, w, labels, loss, **options):
+def dense(x, w, labels, loss, *, loss_args=(), **options):
     stats = js.logit_stats(js.linear_logits(x, w, labels, **options), labels)
     plain = js.logit_stats(js.linear_logits(x, w, **options), labels)
-    return jnp.sum(jax.vmap(loss)(stats._replace(score=plain.target)))
+    return jnp.sum(jax.vmap(loss)(stats._replace(score=plain.target), *loss_args))
 
 
-def of_stats(x, w, labels, loss, **options):
-    return jnp.sum(jax.vmap(loss)(js.linear_stats(x, w, labels, **options)))
+def of_stats(x, w, labels, loss, *, loss_args=(), **options):
+    return jnp.sum(jax.vmap(loss)(js.linear_stats(x, w, labels, **options), *loss_args))
 
 
 def by_blocks(x, w, labels, loss, **options):

@@ -17,12 +17,11 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.lax import PrecisionLike
 
-from jsoftmax.blockwise.backward import add_wanted
+from jsoftmax.blockwise.backward import add_wanted, keep
 from jsoftmax.blockwise.block_loop import add_rows, join_blocks, over_blocks, slice_rows
 from jsoftmax.blockwise.block_sizes import PairBlocks
 from jsoftmax.blockwise.gradient import inner_product, moving_tangents
 from jsoftmax.blockwise.matmul import features_gradient, matmul, weight_gradient
-from jsoftmax.blockwise.rows import keep
 from jsoftmax.blockwise.scores import logits_of, sound_vectors
 from jsoftmax.blockwise.types import Head
 from jsoftmax.core.collectives import MeshAxes, psum

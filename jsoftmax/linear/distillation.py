@@ -3,7 +3,7 @@ r"""Two linear heads, a student's and a teacher's, to the divergence of their so
 As in loss.py: check the arguments, weigh the examples, plan, run, reduce.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +27,10 @@ from jsoftmax.core.collectives import (
 from jsoftmax.core.dtypes import sum_dtype
 from jsoftmax.core.masking import as_rows
 from jsoftmax.core.meshes import on_any_mesh, without_classes
-from jsoftmax.core.numbers import at_least, is_static, like_examples, within
+from jsoftmax.core.numbers import like_examples, within
 from jsoftmax.core.numerics import multiply_no_nan
 from jsoftmax.linear.arguments import checked_head, checked_precision
+from jsoftmax.linear.examples import temperature_by_row
 from jsoftmax.losses.of_two_logits import DIVERGENCES, Divergence
 from jsoftmax.losses.reduction import Reduction, check_reduction, example_weights
 
@@ -141,8 +142,13 @@ def linear_distillation_loss(
     check_bound_axis("batch_axis", batch_axis)
     both, batch_axis = split_shared_axes(batch_axis, class_axis)
     if both is not None:
-        given = student_features, teacher_features
-        student_features, teacher_features = (all_gather_rows(_rows(x), both) for x in given)
+        student_features, teacher_features = (
+            all_gather_rows(_rows(name, x), both)
+            for name, x in (
+                ("student_features", student_features),
+                ("teacher_features", teacher_features),
+            )
+        )
         temperature, beta = (_of_all(x, both) for x in (temperature, beta))
         sample_weight = sample_weight if sample_weight is None else _of_all(sample_weight, both)
 
@@ -198,24 +204,18 @@ def _of_all(numbers, axes):
     return all_gather_unvarying(jnp.asarray(numbers), axes) if jnp.ndim(numbers) else numbers
 
 
-def _rows(features):
+def _rows(name, features):
     features = jnp.asarray(features)
-    normalize_axis("features", features, -2)
+    normalize_axis(name, features, -2)
     return features
 
 
 def _pairs(x, y, temperature, beta, sample_weight, wide) -> Pairs:
     """Return what has a row per example, harmless where an example of weight 0 is not finite."""
-    of_all: list[Any] = [None, None]
-    if not is_static(temperature, 1):
-        temperature = at_least("temperature", temperature, 0, strict=True)
-        of_all[0] = like_examples("temperature", temperature, wide)
     if beta is not None:
-        of_all[1] = like_examples("beta", within("beta", beta, 0, 1), wide)
-    numbers = tuple(
-        None if number is None else jnp.broadcast_to(number, wide.shape).reshape(-1)
-        for number in of_all
-    )
+        beta = like_examples("beta", within("beta", beta, 0, 1), wide)
+        beta = jnp.broadcast_to(beta, wide.shape).reshape(-1)
+    numbers = temperature_by_row(temperature, wide.shape, wide.dtype), beta
     weights = example_weights(sample_weight, wide.shape, wide)
     features = as_rows(x), as_rows(y)
     if weights is None:

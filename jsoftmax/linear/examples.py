@@ -38,7 +38,8 @@ def checked_examples(
     """
     check_bound_axis("class_axis", class_axis)
     shape = features.shape[:-1]
-    numbers = Numbers(temperature=temperature_by_row(temperature, features, head))
+    dtype = sum_dtype(features, head.weight)
+    numbers = Numbers(temperature=temperature_by_row(temperature, shape, dtype))
     loss_args = flat_loss_args(loss_args, shape)
     features = as_rows(features)
     probs, ignored = None, False
@@ -64,14 +65,15 @@ def checked_examples(
     return examples, ignored
 
 
-def temperature_by_row(temperature: ArrayLike, features: Array, head: Head) -> Array | None:
+def temperature_by_row(
+    temperature: ArrayLike, shape: tuple[int, ...], dtype: jnp.dtype
+) -> Array | None:
     """Return a temperature for each of the flattened examples, or None if it is statically 1."""
     if is_static(temperature, 1):
         return None
     temperature = at_least("temperature", temperature, 0, strict=True)
-    examples = jnp.zeros(features.shape[:-1], sum_dtype(features, head.weight))
-    temperature = like_examples("temperature", temperature, examples)
-    return jnp.broadcast_to(temperature, examples.shape).reshape(-1)
+    temperature = like_examples("temperature", temperature, jnp.zeros(shape, dtype))
+    return jnp.broadcast_to(temperature, shape).reshape(-1)
 
 
 def as_loss_args(loss_args: Any) -> tuple[Any, ...]:

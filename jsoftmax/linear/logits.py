@@ -18,6 +18,7 @@ from jsoftmax.blockwise.scores import (
 )
 from jsoftmax.core.arguments import check_shape, integer_labels
 from jsoftmax.core.collectives import axes_of, gather_per_class
+from jsoftmax.core.dtypes import sum_dtype
 from jsoftmax.core.masking import mask_classes
 from jsoftmax.core.meshes import explicit_axes, on_any_mesh, without_classes
 from jsoftmax.linear.arguments import checked_head, checked_precision
@@ -109,7 +110,7 @@ def linear_logits(
     scale = None if margin is None else margin.scale
     if isinstance(scale, PerExample):
         scale = jnp.asarray(scale.values)[..., None]
-    by_row = temperature_by_row(temperature, features, head)
+    by_row = temperature_by_row(temperature, features.shape[:-1], sum_dtype(features, head.weight))
     if by_row is not None:
         by_row = by_row.reshape(*cosine.shape[:-1], 1)
     return mask_classes(logits_of(cosine, scale, head.bias, head.softcap, by_row), head.where)

@@ -23,7 +23,7 @@ from jsoftmax.core.collectives import (
     psum,
     to_global_labels,
 )
-from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.core.dtypes import cast_like, sum_dtype, to_compute_dtype
 from jsoftmax.core.masking import as_rows
 from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numbers import is_static, like_examples, within
@@ -102,7 +102,7 @@ def linear_sample(
         top_k = checked_k(top_k, num_global(head.weight.shape[0], class_axis), "top_k")
     shape = features.shape[:-1]
     rows = as_rows(features)
-    by_row = temperature_by_row(temperature, features, head)
+    by_row = temperature_by_row(temperature, features.shape[:-1], sum_dtype(features, head.weight))
     shares = _share("top_p", top_p, shape), _share("min_p", min_p, shape)
     size = rows_held(rows.shape[0], head.weight.shape[0])
     static = top_k, class_axis, size, checked_precision(precision)

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax.blockwise.held_rows import largest_k, over_rows, rows_held
 from jsoftmax.core.collectives import MeshAxes, check_bound_axis, num_global
+from jsoftmax.core.dtypes import sum_dtype
 from jsoftmax.core.masking import as_rows
 from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numbers import static_count
@@ -70,7 +71,7 @@ def linear_top_k(
     check_bound_axis("class_axis", class_axis)
     k = checked_k(k, num_global(head.weight.shape[0], class_axis))
     given = as_rows(features), head
-    by_row = temperature_by_row(temperature, features, head)
+    by_row = temperature_by_row(temperature, features.shape[:-1], sum_dtype(features, head.weight))
     size = rows_held(given[0].shape[0], head.weight.shape[0])
     found = _search(k, class_axis, size, checked_precision(precision), *given, by_row)
     return unflatten(found, features.shape[:-1])

@@ -78,7 +78,6 @@ def _first_at_top(z, top, classes):
     Where the logits are computed again here, and rounded differently, none may attain it: then the
     first within a few roundings.
     """
-
     nearly = top - 8 * float(jnp.finfo(top.dtype).eps) * jnp.abs(neg_inf_to_zero(top))
     instead = jnp.where(z >= nearly[..., None], classes + _NEARLY, NO_CLASS)
     found = jnp.min(jnp.where(z >= top[..., None], classes, instead), -1, initial=NO_CLASS)

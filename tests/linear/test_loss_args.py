@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from cases import close, head
 from compiling import compiles
-from heads import WAYS, over_ways
+from heads import WAYS, dense, over_ways
 from numpy.testing import assert_array_equal
 
 import jsoftmax as js
@@ -28,27 +28,16 @@ def ppo(stats, advantage, old, trusted):
     return -policy - old["more"][0] * stats.entropy + 0.1 * old["more"][1] * penalty
 
 
-def dense(x, w, labels, loss, *, loss_args, **options):
-    stats = js.logit_stats(js.linear_logits(x, w, **options), labels)
-    return jnp.sum(jax.vmap(loss)(stats, *loss_args))
-
-
 def total(way, x, w, advantages, old, temperature, bias, softcap):
     arguments = advantages, old, TRUSTED
     options = {"temperature": temperature, "bias": bias, "softcap": softcap}
     return way(x, w, LABELS, ppo, loss_args=arguments, **options)
 
 
-def of_stats(x, w, labels, loss, *, loss_args, **options):
-    stats = js.linear_stats(x, w, labels, row_block=3, class_block=4, **options)
-    return jnp.sum(jax.vmap(loss)(stats, *loss_args))
-
-
 @pytest.mark.parametrize("temperature", [TEMPERATURES, 0.7], ids=["by example", "one"])
 @over_ways
 def test_arguments_entropy_and_temperature(way, temperature):
     """Value, gradients with respect to all that moves, and a Hessian times a vector."""
-    way = of_stats if way is WAYS["stats"] else way
     given = X, W, ADVANTAGES, OLD, jnp.asarray(temperature), BIAS, jnp.asarray(3.0)
     tangents = jax.tree.map(lambda x: jnp.ones_like(x) / 4, given)
 

@@ -67,10 +67,10 @@ def test_gradient_in_both_tails():
         expected[top] = 0
         expected[top] = -expected.sum()
         if min(abs(u), gap) > 1:  # else all that matters is of order 1
-            assert_allclose(got[top], expected[top], rtol=2e-5)
+            assert_allclose(got[top], expected[top], rtol=5e-6)
         rounding = 1e-7 * np.exp(-abs(u))  # of the log-odds
-        atol = 2e-6 * np.abs(expected).max() + rounding + float(np.finfo(np.float32).tiny)
-        assert_allclose(got, expected, rtol=2e-4, atol=atol)
+        atol = rounding + float(np.finfo(np.float32).tiny)
+        assert_allclose(got, expected, rtol=2e-5, atol=atol)
 
 
 def plain(x, w):
@@ -78,8 +78,7 @@ def plain(x, w):
     return jnp.sum(-jnp.sum(jnp.exp(log_p) * log_p, -1) * jnp.arange(1.0, 1 + len(x)))
 
 
-@pytest.mark.parametrize("classes", [2, 9])
-@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize(("classes", "ties"), [(2, False), (9, True)])
 def test_derivatives(classes, ties):
     """Hessians, and the same in a loop, where JAX drops the rules of what is in it."""
     x, w, labels = map(jnp.asarray, head(examples=4, size=3, classes=classes))
