@@ -28,6 +28,15 @@ from jsoftmax.losses.divergences import distillation_loss, js_divergence, kl_div
 from jsoftmax.losses.entropy import confidence_penalty_loss, entropy
 from jsoftmax.losses.fenchel_young import entmax15_loss, entmax_loss, sparsemax_loss
 from jsoftmax.losses.long_tail import adjust_logits, class_balanced_weights
+from jsoftmax.losses.of_cosines import (
+    MarginAndLoss,
+    adacos_scale,
+    p2sgrad,
+    sphereface2,
+    sphereface2_bias,
+    uniface,
+    uniface_bias,
+)
 from jsoftmax.losses.of_stats import focal, gce, mae, nll, poly1, sce
 from jsoftmax.losses.on_logits import (
     focal_loss,
@@ -51,6 +60,16 @@ from jsoftmax.maps.hard import gumbel_softmax, hardmax, straight_through
 from jsoftmax.maps.softmax import log_softmax, logsumexp, softmax
 from jsoftmax.maps.top_k import soft_top_k
 from jsoftmax.margins.angular import AngularMargin, angular_margin
+from jsoftmax.margins.by_norm import adaface, adaface_update, magface, magface_regularizer
+from jsoftmax.margins.form import Margin
+from jsoftmax.margins.hard_classes import (
+    arcnegface,
+    curricularface,
+    curricularface_update,
+    mv_softmax,
+)
+from jsoftmax.margins.npcface import npcface
+from jsoftmax.margins.numbers import dynamic_margins, elastic_margin
 from jsoftmax.margins.per_example import PerExample
 from jsoftmax.margins.presets import (
     a_softmax,
@@ -63,6 +82,8 @@ from jsoftmax.margins.presets import (
     modified_softmax,
     normface,
 )
+from jsoftmax.margins.several import inter_top_k, nearest_center, sub_center
+from jsoftmax.margins.similarities import circle, li_arcface, sphereface, sphereface_r, tvmf
 from jsoftmax.metrics.accuracy import perplexity, top_k_accuracy
 from jsoftmax.metrics.calibration import (
     ReliabilityCurve,
@@ -115,19 +136,47 @@ __all__ = [
     "ClassSample",
     "sample_classes",
     "sharded_linear_loss",
-    # a margin on the true class
+    # a margin on the true class, or on all
     "AngularMargin",
+    "Margin",
+    "MarginAndLoss",
     "PerExample",
     "a_softmax",
+    "adaface",
     "am_softmax",
     "angular_margin",
     "arcface",
+    "arcnegface",
+    "circle",
     "combined_margin",
     "cosface",
+    "curricularface",
+    "inter_top_k",
     "l_softmax",
     "ldam",
+    "li_arcface",
+    "magface",
     "modified_softmax",
+    "mv_softmax",
     "normface",
+    "npcface",
+    "sphereface",
+    "sphereface2",
+    "sphereface_r",
+    "sub_center",
+    "tvmf",
+    "uniface",
+    # what goes with a margin: its state, numbers, regularizers
+    "adacos_scale",
+    "adaface_update",
+    "curricularface_update",
+    "dynamic_margins",
+    "elastic_margin",
+    "magface_regularizer",
+    "nearest_center",
+    "p2sgrad",
+    "sphereface2_bias",
+    "uniface_bias",
     # scores, labels -> statistics
     "LogitStats",
     "SparseLabels",

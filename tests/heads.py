@@ -16,7 +16,8 @@ import jsoftmax as js
 def dense(x, w, labels, loss, *, loss_args=(), **options):
     stats = js.logit_stats(js.linear_logits(x, w, labels, **options), labels)
     plain = js.logit_stats(js.linear_logits(x, w, **options), labels)
-    return jnp.sum(jax.vmap(loss)(stats._replace(score=plain.target), *loss_args))
+    stats = stats._replace(score=plain.target, rival=plain.runner_up)
+    return jnp.sum(jax.vmap(loss)(stats, *loss_args))
 
 
 def of_stats(x, w, labels, loss, *, loss_args=(), **options):

@@ -17,7 +17,7 @@ from jax import Array, lax
 from jsoftmax.blockwise.block_loop import add_rows, over_blocks
 from jsoftmax.blockwise.class_block import ClassBlock
 from jsoftmax.blockwise.matmul import features_gradient, matmul, weight_gradient
-from jsoftmax.blockwise.scores import features_inverse_norm
+from jsoftmax.blockwise.scores import features_inverse_norm, unfold
 from jsoftmax.blockwise.types import Examples, Forward, Head, Numbers, Plan
 from jsoftmax.core.collectives import to_local_labels
 from jsoftmax.core.dtypes import sum_dtype
@@ -56,7 +56,7 @@ def backward(
     if top_class is not None:
         top_class = to_local_labels(top_class, num_local, plan.class_axis)
     zero = varying_zero(features, sum_dtype(features, head.weight))
-    per_row = vary((cotangents, found.others.top, top_class), zero)
+    per_row = vary((cotangents, (found.others.top, top_class, found.summary)), zero)
 
     @partial(jax.checkpoint, prevent_cse=False)
     def body(carry, start, new, products):
@@ -65,13 +65,13 @@ def backward(
         if products is None:
             products = matmul(features, block.head.weight, plan.precision)
         # As the labels in the block: not computed once for all blocks.
-        _, (slopes, top, top_class) = lax.optimization_barrier((start, per_row))
+        _, (slopes, constants) = lax.optimization_barrier((start, per_row))
 
         def reduce(products, numbers, per_class, softcap, margin):
             bias, class_weight = per_class
             given = head._replace(bias=bias, class_weight=class_weight)
             given = given._replace(softcap=softcap, margin=margin)
-            return block.reduce(plan, products, inverse_norm, numbers, given, top, top_class)
+            return block.reduce(plan, products, inverse_norm, numbers, given, constants)
 
         per_class = block.head.bias, block.head.class_weight
         given = products, shard.numbers, per_class, head.softcap, head.margin
@@ -83,6 +83,7 @@ def backward(
         if gradients.weight is not None:
             added = weight_gradient(d_products, features, transpose, plan.precision)
             added = project_out(added, block.head.weight, block.head.inverse_norm)
+            added = unfold(added, plan.margin)
             gradients = gradients._replace(weight=add_rows(gradients.weight, start, added))
         bias, class_weight = (
             total if total is None else add_rows(total, start, added)

@@ -15,11 +15,20 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsoftmax.blockwise.block_loop import slice_rows
-from jsoftmax.blockwise.scores import cosines, logits_of, sound_vectors, weight_inverse_norm
+from jsoftmax.blockwise.scores import (
+    cosines,
+    fold,
+    logits_of,
+    nearest,
+    of_others,
+    sound_vectors,
+    weight_inverse_norm,
+)
 from jsoftmax.blockwise.types import Examples, Head, Numbers, Plan
 from jsoftmax.core.collectives import to_local_labels
 from jsoftmax.core.dtypes import sum_dtype
 from jsoftmax.core.varying import vary, varying_zero
+from jsoftmax.margins.form import at_cosines, scale_of, similarity
 from jsoftmax.margins.partition import combine
 from jsoftmax.stats.labels import at_labels, is_any_label
 from jsoftmax.stats.others import is_class, sums_below
@@ -49,8 +58,11 @@ class ClassBlock(NamedTuple):
         per_class = head._replace(softcap=None, margin=None, loss=())
         cut = slice_rows(per_class, start, size)
         weight, where = sound_vectors(cut.weight, cut.sound), cut.where
-        weight = weight.astype(jnp.float32) if plan.widen else weight
-        head = cut._replace(weight=weight, softcap=head.softcap, margin=head.margin)
+        weight = fold(weight.astype(jnp.float32) if plan.widen else weight, plan.margin)
+        norms = jax.tree.map(lambda x: fold(x, plan.margin), cut.inverse_norm)
+        head = cut._replace(
+            weight=weight, softcap=head.softcap, margin=head.margin, inverse_norm=norms
+        )
         inside = (labels >= new) & (labels < start + size)
         unmasked = ~is_any_label(classes, labels)
         if where is not None:
@@ -59,31 +71,38 @@ class ClassBlock(NamedTuple):
             unmasked &= (classes >= new)[None]
         return cls(head, classes, labels - start, inside, unmasked)
 
-    def logits(
-        self,
-        plan: Plan,
-        products: Array,
-        of_features: Array | None,
-        numbers: Numbers,
-        head: Head,
-    ):
-        """Return cosines and logits `[n, c]`; bias and softcap are those of `head`.
+    def cosines(self, plan: Plan, products: Array, of_features: Array | None) -> Array:
+        """Return what takes the place of the logits before margin, scale and bias: `[n, c]`."""
+        return nearest(cosines(products, of_features, self.head.inverse_norm), plan.margin)
 
-        The scale is that of its margin, if it does not go by example.
+    def logits(self, plan: Plan, c: Array, numbers: Numbers, summary: Any, head: Head) -> Array:
+        """Return logits `[n, c]` as those of other classes; bias and softcap are those of `head`.
+
+        -inf for what is a label or masked.
         """
-        c = cosines(products, of_features, self.head.inverse_norm)
-        scale, temperature = jax.tree.map(lambda x: x[:, None], numbers)
-        if scale is None and plan.margin is not None:
-            scale = combine(plan.margin, head.margin).scale
-        z = logits_of(c, scale, head.bias, head.softcap, temperature)
-        return c, jnp.where(self.unmasked, z, -jnp.inf)
+        margin, numbers = _columns(plan, c, numbers, head)
+        summary = jax.tree.map(lambda x: x[:, None], summary)
+        f = of_others(margin, c, numbers.cosine, numbers.norm, summary)
+        return self._finished(f, margin, numbers, head)
 
-    def reduce(self, plan: Plan, products, of_features, numbers, head: Head, top, top_class):
-        """Return what the block adds to cosines of labels, runner-up and sums, given the top.
+    def unchanged(self, plan: Plan, c: Array, numbers: Numbers, head: Head) -> Array:
+        """Return logits `[n, c]` of which a margin has not changed those of the other classes."""
+        margin, numbers = _columns(plan, c, numbers, head)
+        return self._finished(similarity(margin, c), margin, numbers, head)
 
-        The top and its class are constants. This is what the derivatives are taken of.
+    def _finished(self, f, margin, numbers, head):
+        z = logits_of(f, scale_of(margin), head.bias, head.softcap, numbers.temperature)
+        return jnp.where(self.unmasked, z, -jnp.inf)
+
+    def reduce(self, plan: Plan, products, of_features, numbers, head: Head, found):
+        """Return what the block adds to cosines of labels, runner-up and sums.
+
+        `found` are constants: the top, its class or None, and the summary. This is what the
+        derivatives are taken of.
         """
-        c, z = self.logits(plan, products, of_features, numbers, head)
+        top, top_class, summary = found
+        c = self.cosines(plan, products, of_features)
+        z = self.logits(plan, c, numbers, summary, head)
         of_labels = jnp.where(self.inside, at_labels(c, self.place), 0)
         runner_up, first = jnp.zeros_like(top), None
         if top_class is not None:
@@ -92,6 +111,13 @@ class ClassBlock(NamedTuple):
         names = names_of_sums(plan.fields)
         sums = sums_below(top, z, self.unmasked, names, head.class_weight, first)
         return of_labels, runner_up, sums
+
+
+def _columns(plan, c, numbers, head):
+    """Return the margin, and numbers by example, such that they broadcast against cosines."""
+    margin = at_cosines(combine(plan.margin, head.margin, numbers.margin), c, axes=1)
+    numbers = jax.tree.map(lambda x: x[:, None], numbers._replace(margin=None))
+    return margin, numbers
 
 
 def local_shard(plan: Plan, examples: Examples, head: Head) -> tuple[Examples, Head]:

@@ -1,6 +1,6 @@
 """The forward pass of a block of rows: over all blocks of classes, and over the devices.
 
-    a = x wᵀ,  c = cosines(a),  z = logits_of(c);  merge the statistics of z      (a may be saved)
+    a = x wᵀ,  c = cosines(a),  z = logits(c);  merge the statistics of z         (a may be saved)
 
 With the classes sharded, each device goes over its shard. Then they exchange the cosines of the
 labels and the statistics, a few numbers per example, and go on with the same on all of them.
@@ -10,7 +10,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jsoftmax.blockwise.block_loop import over_blocks
 from jsoftmax.blockwise.class_block import ClassBlock
@@ -21,6 +21,14 @@ from jsoftmax.core.collectives import to_global_labels
 from jsoftmax.core.dtypes import sum_dtype
 from jsoftmax.core.numerics import multiply_no_nan
 from jsoftmax.core.varying import vary, varying_zero
+from jsoftmax.margins.form import (
+    at_cosines,
+    call,
+    changes_others,
+    has_summary,
+    scale_of,
+    similarity,
+)
 from jsoftmax.margins.partition import combine
 from jsoftmax.stats.labels import at_labels
 from jsoftmax.stats.logit_stats import LogitStats
@@ -47,20 +55,28 @@ def forward(
     # what is inside the blocks from being stored for all of them.
     @partial(jax.checkpoint, prevent_cse=False)
     def body(carry, start, new, _):
-        of_labels, others = carry
+        of_labels, others, rival = carry
         block = ClassBlock.of(plan, head, labels, start, new)
         products = matmul(features, block.head.weight, plan.precision)
-        c, z = block.logits(plan, products, of_features, shard.numbers, block.head)
+        c = block.cosines(plan, products, of_features)
+        summary = _summary(plan, block, c, shard.numbers)
+        z = block.logits(plan, c, shard.numbers, summary, block.head)
         of_labels = jnp.where(block.inside, at_labels(c, block.place), of_labels)
+        if rival is not None:
+            unchanged = block.unchanged(plan, c, shard.numbers, block.head)
+            rival = jnp.maximum(rival, jnp.max(lax.stop_gradient(unchanged), -1))
         weights = block.head.class_weight
         found = others_of(z, block.unmasked, block.classes, plan.fields, weights)
-        return (of_labels, merge(others, found)), products if save_products else None
+        carry = of_labels, merge(others, found), rival
+        return carry, (products if save_products else None, summary)
 
     # An out-of-range label is in no block, and its cosine stays NaN.
     nothing = no_others((rows,), dtype, labels.dtype, plan.fields)
     of_labels, nothing = vary((jnp.zeros(labels.shape, dtype), nothing), zero)
-    carry = jnp.full_like(of_labels, jnp.nan), nothing
-    (of_labels, others), products = over_blocks(body, carry, num_local, size)
+    rival = nothing.top if changes_others(plan.margin) else None
+    carry = jnp.full_like(of_labels, jnp.nan), nothing, rival
+    (of_labels, others, rival), (products, summary) = over_blocks(body, carry, num_local, size)
+    summary = jax.tree.map(lambda x: x[0], summary)  # there is one block if there is a summary
     inside = (labels >= 0) & (labels < num_local)
     unmasked = inside
     if head.where is not None:
@@ -71,7 +87,20 @@ def forward(
         )
     of_labels, unmasked, others = all_reduce(of_labels, inside, unmasked, others, plan.class_axis)
     runner_up = others.top if others.runner_up is None else others.runner_up
-    return Forward(of_labels, unmasked, runner_up, others), products
+    if rival is not None and plan.class_axis is not None:
+        rival = lax.pmax(rival, plan.class_axis)
+    return Forward(of_labels, unmasked, runner_up, others, rival, summary), products
+
+
+def _summary(plan, block, c, numbers):
+    """Return what the margin makes of the cosines of all classes, or None."""
+    if not has_summary(plan.margin):
+        return None
+    margin = at_cosines(combine(plan.margin, block.head.margin, numbers.margin), c, axes=1)
+    c = jnp.where(block.unmasked, c, -jnp.inf)
+    c, of_label, norm = lax.stop_gradient((c, numbers.cosine, numbers.norm))
+    norm = None if norm is None else norm[:, None]
+    return call(margin.summary, c, of_label[:, None], norm=norm, class_axis=plan.class_axis)
 
 
 def stats_of(
@@ -81,20 +110,28 @@ def stats_of(
 
     With class weights of the labels the mean is by class weights, too.
     """
-    margin = combine(plan.margin, head.margin, examples.margin)
-    score = with_margin(found.cosines, examples.kept_norm, margin)
-    scale, temperature = examples.numbers
-    if scale is None and margin is not None:
-        scale = margin.scale
+    temperature, by_row, _, norm = examples.numbers
+    margin = at_cosines(combine(plan.margin, head.margin, by_row), found.cosines)
+    score = with_margin(found.cosines, examples.kept_norm, margin, norm, found.summary)
     if temperature is not None and score.ndim > temperature.ndim:
         temperature = temperature[:, None]
-    target = logits_of(score, scale, examples.bias, head.softcap, temperature)
-    plain = None
-    if margin is not None:
-        plain = logits_of(found.cosines, scale, examples.bias, head.softcap, temperature)
-    parts = target, examples.labels, found.unmasked, found.runner_up, found.others
-    weights = examples.class_weight
-    return to_stats(*parts, plan.fields, centred=centred, score=plain, of_label=weights)
+
+    def finished(f):
+        return logits_of(f, scale_of(margin), examples.bias, head.softcap, temperature)
+
+    plain = None if margin is None else finished(similarity(margin, found.cosines))
+    return to_stats(
+        finished(score),
+        examples.labels,
+        found.unmasked,
+        found.runner_up,
+        found.others,
+        plan.fields,
+        centred=centred,
+        score=plain,
+        rival=found.rival,
+        of_label=examples.class_weight,
+    )
 
 
 def evaluate(

@@ -19,14 +19,18 @@ from jsoftmax.blockwise.matmul import matmul
 from jsoftmax.blockwise.scores import (
     cosines,
     features_inverse_norm,
+    fold,
     logits_of,
+    nearest,
     sound_vectors,
     weight_inverse_norm,
 )
 from jsoftmax.blockwise.types import Head
 from jsoftmax.core.arguments import is_known
 from jsoftmax.core.collectives import MeshAxes, all_gather_unvarying, to_global_labels
-from jsoftmax.margins.per_example import PerExample, by_example
+from jsoftmax.margins.form import at_cosines, scale_of, similarity
+from jsoftmax.margins.partition import combine, partition
+from jsoftmax.margins.per_example import by_example
 
 _HELD = 1 << 24  # logits of a block
 
@@ -59,8 +63,12 @@ def over_rows(
     rows = features.shape[0]
     head = head._replace(weight=sound_vectors(head.weight, head.sound))
     of_weight = weight_inverse_norm(head.weight, head.margin)
-    scale = None if head.margin is None else head.margin.scale
-    of_rows = by_example(scale) if isinstance(scale, PerExample) else None
+    margin = head.margin
+    of_weight = None if of_weight is None else fold(of_weight, margin)
+    vectors = fold(head.weight, margin)
+    parts = partition(margin)
+    of_rows = by_example(parts.per_example)
+    shared = combine(parts.whole, parts.scalars)
 
     def cut(x, start):  # plainly, so that reverse mode needs no rule
         return x if size == rows else lax.dynamic_slice_in_dim(x, start, size)
@@ -69,10 +77,11 @@ def over_rows(
     def body(_, start, new, __):
         given = features, temperature, of_rows, more
         x, t, s, rest = jax.tree.map(lambda x: cut(x, start), given)
-        products = matmul(x, head.weight, precision)
-        c = cosines(products, features_inverse_norm(x, head.margin), of_weight)
-        z = logits_of(c, scale if s is None else s[:, None], head.bias, head.softcap)
-        z = z if t is None else z / t[:, None]
+        products = matmul(x, vectors, precision)
+        c = nearest(cosines(products, features_inverse_norm(x, margin), of_weight), margin)
+        mine = at_cosines(combine(shared, s), c, axes=1)
+        t = None if t is None else t[:, None]
+        z = logits_of(similarity(mine, c), scale_of(mine), head.bias, head.softcap, t)
         z = z if head.where is None else jnp.where(head.where, z, -jnp.inf)
         return None, of_block(z, *rest)
 

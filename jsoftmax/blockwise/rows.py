@@ -59,11 +59,12 @@ def reduce_again(
     top_class = found.others.top_class
     if top_class is not None:
         top_class = to_local_labels(top_class, num_local, plan.class_axis)
-    constants = vary((found.others.top, top_class), zero)
+    constants = vary((found.others.top, top_class, found.summary), zero)
 
     def block_of_rows(_, start, new, __):
         given = shard.features, shard.labels, shard.numbers, constants
-        features, labels, numbers, (top, top_class) = slice_rows(given, start, size)
+        features, labels, numbers, constants_ = slice_rows(given, start, size)
+        top = constants_[0]
         of_features = features_inverse_norm(features, plan.margin)
 
         @partial(jax.checkpoint, prevent_cse=False)
@@ -71,7 +72,7 @@ def reduce_again(
             block = ClassBlock.of(plan, shared, labels, start, new)
             products = matmul(features, block.head.weight, plan.precision)
             given = products, of_features, numbers, block.head
-            reduced = block.reduce(plan, *given, top, top_class)
+            reduced = block.reduce(plan, *given, constants_)
             return jax.tree.map(jnp.add, carry, reduced), None
 
         sums = {name: jnp.zeros_like(top) for name in names_of_sums(plan.fields)}
@@ -162,7 +163,7 @@ def _loss(plan, examples, head, found, dtype):
     def function(reduced, examples, shared):
         cosines, runner_up, sums = reduced
         others = found.others._replace(sums=sums)
-        merged = Forward(cosines, found.unmasked, runner_up, others)
+        merged = found._replace(cosines=cosines, runner_up=runner_up, others=others)
         softcap, margin, values = shared
         examples = examples._replace(labels=labels)
         whole = head._replace(softcap=softcap, margin=margin, loss=values)

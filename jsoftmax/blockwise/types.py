@@ -31,8 +31,10 @@ class Plan(NamedTuple):
 class Numbers(NamedTuple):
     """Numbers by example that the logits of all classes are made with: `[N]`, or None."""
 
-    scale: Array | None = None  # of the margin, where it goes by example
     temperature: Array | None = None
+    margin: Any = None  # its numbers by example, and those per class at the labels
+    cosine: Array | None = None  # of the label, if the margin changes the other classes by it
+    norm: Array | None = None  # of the features, if the margin reads it
 
 
 class Examples(NamedTuple):
@@ -47,20 +49,19 @@ class Examples(NamedTuple):
     bias: Array | None = None  # of the labels, in their shape
     class_weight: Array | None = None  # of the labels, if the loss takes it
     numbers: Numbers = Numbers()
-    margin: Any = None  # its other parameters by example, and those per class at the labels [N]
     loss_args: tuple[Array, ...] = ()  # [N, ...], the leaves of further arguments of the loss
 
 
 class Head(NamedTuple):
     """What all rows share; of a block, its classes."""
 
-    weight: Array  # [C, D]
+    weight: Array  # [C, D], or [C, centers, D]; of a block [c, D], or [centers c, D]
     bias: Array | None = None  # [C]
     where: Array | None = None  # booleans [C], False for a class that is masked
     sound: Array | None = None  # booleans [C], False for a class vector that may hold NaN
     softcap: Array | None = None
     class_weight: Array | None = None  # [C], if the loss takes it
-    inverse_norm: Array | None = None  # [C], of the weight
+    inverse_norm: Array | None = None  # [C] or [C, centers], of the weight; of a block [... c]
     margin: Any = None  # its scalars
     loss: tuple[Any, ...] = ()  # the values that the loss closes over
 
@@ -72,3 +73,5 @@ class Forward(NamedTuple):
     unmasked: Array  # booleans of that shape, whether `where` keeps the labels
     runner_up: Array  # [N], the top of the others, with a derivative
     others: Others  # [N]
+    rival: Array | None = None  # [N], the top of the others unchanged, if the margin changes them
+    summary: Any = None  # arrays [N, ...], what the margin made of all cosines, or None

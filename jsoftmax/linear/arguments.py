@@ -5,7 +5,6 @@ blockwise/types.py. What an example of sample weight 0 holds, be it NaN, must no
 it is neutralised here.
 """
 
-import dataclasses
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,9 +13,15 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.lax import PrecisionLike
 
-from jsoftmax.blockwise.block_sizes import block_sizes
+from jsoftmax.blockwise.block_sizes import BlockSizes, block_sizes
+from jsoftmax.blockwise.held_rows import rows_held
 from jsoftmax.blockwise.machine import Machine, machine_for
-from jsoftmax.blockwise.scores import kept_norm, sound_vectors, without_length
+from jsoftmax.blockwise.scores import (
+    kept_norm,
+    label_cosines,
+    sound_vectors,
+    without_length,
+)
 from jsoftmax.blockwise.types import Examples, Head, Plan
 from jsoftmax.core.arguments import (
     as_logits,
@@ -24,12 +29,23 @@ from jsoftmax.core.arguments import (
     is_known,
     normalize_axis,
 )
-from jsoftmax.core.collectives import gather_per_class, psum
+from jsoftmax.core.collectives import gather_per_class, pmean, psum
 from jsoftmax.core.dtypes import at_least_16_bits, cast_like, sum_dtype
 from jsoftmax.core.masking import class_mask
-from jsoftmax.core.numbers import at_least, one_number
-from jsoftmax.margins.angular import AngularMargin
-from jsoftmax.margins.partition import combine, partition
+from jsoftmax.core.norms import norm
+from jsoftmax.core.numbers import at_least, one_number, static_count
+from jsoftmax.margins.form import (
+    Margin,
+    centers_of,
+    changes_others,
+    follows_target,
+    has_summary,
+    is_margin,
+    normalizes_features,
+    normalizes_weight,
+    reads_norm,
+)
+from jsoftmax.margins.partition import combine, numbers_of, partition
 from jsoftmax.margins.per_example import PerExample, by_example
 
 
@@ -49,8 +65,11 @@ def checked_head(
     features = at_least_16_bits(as_logits(features, f"{whose}features"))
     weight = at_least_16_bits(as_logits(weight, f"{whose}weight"))
     normalize_axis(f"{whose}features", features, -1)
-    expected = weight.shape[:1] + features.shape[-1:]
-    check_shape(f"{whose}weight", weight, expected, "classes by features")
+    meaning, centers = "classes by features", ()
+    if (count := centers_of(margin)) is not None:
+        meaning, centers = "classes by centers by features", (count,)
+    expected = weight.shape[:1] + centers + features.shape[-1:]
+    check_shape(f"{whose}weight", weight, expected, meaning)
     classes = weight.shape[:1]
     if not weight.shape[0]:
         raise AssertionError(f"`{whose}weight`: expected at least one class, got {weight.shape}.")
@@ -71,31 +90,40 @@ def checked_head(
         sound = where
         bias = bias if bias is None else jnp.where(where, bias, 0)  # masked, it may be NaN
     check_margin(margin, features.shape[:-1], weight.shape[0])
-    head = Head(weight, bias, where, sound, softcap, margin=margin)
-    return without_length(features, margin), head
+    return features, Head(weight, bias, where, sound, softcap, margin=margin)
 
 
-def check_margin(margin: AngularMargin | None, examples: tuple[int, ...], classes: int) -> None:
-    """Check the shapes of a margin's numbers: one, by example, or (not the scale) by class."""
+def check_margin(margin: Margin | None, examples: tuple[int, ...], classes: int) -> None:
+    """Check what a margin is, and the shapes of its numbers.
+
+    A number is one for all, by example, or (not the scale) by class.
+    """
     if margin is None:
         return
-    if not dataclasses.is_dataclass(margin) or isinstance(margin, type):
+    if not is_margin(margin):
         name = getattr(margin, "__name__", type(margin).__name__)
         raise TypeError(
             f"`margin`: expected a margin such as arcface(), got {name}. A function that makes "
-            "margins has to be called."
+            "margins has to be called, and a margin of your own is a dataclass with a method "
+            "`target`: see Margin."
         )
-    for name in ("m1", "m2", "m3", "anneal", "scale"):
-        number = getattr(margin, name)
-        if isinstance(number, PerExample):
-            values = jnp.asarray(number.values)
-            check_shape(f"margin.{name}.values", values, examples, "a number for every example")
-        elif name == "scale":
+    unit = normalizes_features(margin) and normalizes_weight(margin)
+    for name in ("others", "similarity", "centers"):
+        if hasattr(margin, name) and not unit:
+            raise ValueError(
+                f"`margin`: expected unit features and class vectors with `{name}`, got "
+                f"{margin!r}, which does not normalise both."
+            )
+    for name, value, _ in numbers_of(margin):
+        if isinstance(value, PerExample):
+            values = jnp.asarray(value.values)
+            check_shape(f"margin{name}.values", values, examples, "a number for every example")
+        elif name.endswith(".scale"):
             meaning = "one number (by example, write PerExample(values))"
-            check_shape("margin.scale", jnp.asarray(number), (), meaning)
-        elif jnp.asarray(number).ndim:
+            check_shape(f"margin{name}", jnp.asarray(value), (), meaning)
+        elif jnp.asarray(value).ndim:
             meaning = "a number for every class (by example, write PerExample(values))"
-            check_shape(f"margin.{name}", jnp.asarray(number), (classes,), meaning)
+            check_shape(f"margin{name}", jnp.asarray(value), (classes,), meaning)
 
 
 def checked_precision(precision: PrecisionLike) -> Any:
@@ -136,33 +164,56 @@ def make_plan(
     """Return the plan, examples with what their labels' classes have, and the head without that."""
     features, labels, *_ = examples
     (rows, width), num_local = features.shape, head.weight.shape[0]
-    weight = sound_vectors(head.weight, head.sound)
-    of_label = kept_norm(features, weight, labels, head.margin, class_axis)
-    parts = partition(head.margin)
+    weight, margin = sound_vectors(head.weight, head.sound), head.margin
+    parts = partition(margin)
 
     def at_labels(values):
         return gather_per_class(values, labels, class_axis)
 
-    margin, scale = jax.tree.map(at_labels, parts.per_class), None
-    if margin is not None:
-        of_rows = by_example(parts.per_example)
-        margin, scale = combine(margin, dataclasses.replace(of_rows, scale=None)), of_rows.scale
+    of_rows = combine(jax.tree.map(at_labels, parts.per_class), by_example(parts.per_example))
+    length = pmean(norm(features), class_axis) if reads_norm(margin) else None
+    features = without_length(features, margin)
+    cosine = None
+    if changes_others(margin):
+        cosine = label_cosines(features, weight, labels, margin, class_axis)
+        known = combine(parts.whole, parts.scalars, of_rows)
+        cosine = cosine if follows_target(known, cosine) else lax.stop_gradient(cosine)
     examples = examples._replace(
-        kept_norm=of_label,
+        features=features,
+        kept_norm=kept_norm(features, weight, labels, margin, class_axis),
         bias=None if head.bias is None else at_labels(head.bias),
-        numbers=examples.numbers._replace(scale=scale),
-        margin=margin,
+        numbers=examples.numbers._replace(margin=of_rows, cosine=cosine, norm=length),
     )
     wider = max(features.dtype, head.weight.dtype, key=lambda dtype: dtype.itemsize)
     machine, sharded = machine_for(wider), class_axis is not None
-    blocks = block_sizes(
-        rows, num_local, width, row_block, class_block, machine=machine, sharded=sharded
+    blocks = blocks_of(
+        margin, rows, num_local, width, row_block, class_block, machine=machine, sharded=sharded
     )
     # With fewer rows, to convert the weight takes as long as the products do.
     few = is_known(blocks.rows) and blocks.rows < 128
     widen = machine == Machine("cpu") and wider.itemsize < 4 and not few
     plan = Plan(blocks, parts.whole, loss, fields, class_axis, checked_precision(precision), widen)
     return plan, examples, head._replace(margin=parts.scalars)
+
+
+def blocks_of(
+    margin: Margin | None, rows: int, classes: int, width: int, row_block, class_block, **given: Any
+) -> BlockSizes:
+    """Return the blocks: of classes with several vectors, and for a margin with a summary.
+
+    For the latter all classes of the device are one block.
+    """
+    if has_summary(margin):
+        wanted = row_block
+        if wanted is None and class_block is not None:
+            wanted = max(1, rows * static_count("class_block", class_block, 1) // classes)
+        wanted = rows_held(rows, classes * (centers_of(margin) or 1)) if wanted is None else wanted
+        return block_sizes(rows, classes, width, wanted, classes, **given)
+    centers = centers_of(margin) or 1
+    if class_block is not None:
+        class_block = centers * static_count("class_block", class_block, 1)
+    blocks = block_sizes(rows, centers * classes, width, row_block, class_block, **given)
+    return blocks._replace(classes=-(-blocks.classes // centers))
 
 
 def unflatten(tree: Any, shape: tuple[int, ...]) -> Any:

@@ -11,7 +11,7 @@ from jsoftmax.core.collectives import MeshAxes
 from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.linear.loss import linear_loss
 from jsoftmax.losses.of_stats import nll
-from jsoftmax.margins.angular import AngularMargin
+from jsoftmax.margins.form import Margin
 from jsoftmax.stats.labels import SparseLabels
 from jsoftmax.stats.logit_stats import LogitStats
 
@@ -27,7 +27,7 @@ def linear_cross_entropy(
     bias: ArrayLike | None = None,
     softcap: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
-    margin: AngularMargin | None = None,
+    margin: Margin | None = None,
     where: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
     class_weight: ArrayLike | None = None,

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.lax import PrecisionLike
 from jax.typing import ArrayLike
 
@@ -10,22 +10,34 @@ from jsoftmax.blockwise.matmul import matmul
 from jsoftmax.blockwise.scores import (
     cosines,
     features_inverse_norm,
+    fold,
     kept_norm,
     logits_of,
+    nearest,
+    of_others,
     sound_vectors,
     weight_inverse_norm,
     with_margin,
+    without_length,
 )
 from jsoftmax.core.arguments import check_shape, integer_labels
 from jsoftmax.core.collectives import axes_of, gather_per_class
 from jsoftmax.core.dtypes import sum_dtype
 from jsoftmax.core.masking import mask_classes
 from jsoftmax.core.meshes import explicit_axes, on_any_mesh, without_classes
+from jsoftmax.core.norms import norm
 from jsoftmax.linear.arguments import checked_head, checked_precision
 from jsoftmax.linear.examples import temperature_by_row
-from jsoftmax.margins.angular import AngularMargin
+from jsoftmax.margins.form import (
+    Margin,
+    at_cosines,
+    call,
+    has_summary,
+    reads_norm,
+    scale_of,
+    similarity,
+)
 from jsoftmax.margins.partition import combine, partition
-from jsoftmax.margins.per_example import PerExample
 from jsoftmax.stats.labels import at_label, is_label
 
 
@@ -46,7 +58,7 @@ def linear_logits(
     bias: ArrayLike | None = None,
     softcap: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
-    margin: AngularMargin | None = None,
+    margin: Margin | None = None,
     where: ArrayLike | None = None,
     precision: PrecisionLike = None,
 ) -> Array:
@@ -89,28 +101,54 @@ def linear_logits(
     features, head = checked_head(
         features, weight, bias=bias, softcap=softcap, margin=margin, where=where
     )
+    plain, features = features, without_length(features, margin)
     weight = sound_vectors(head.weight, head.sound)
-    cosine = cosines(
-        matmul(features, weight, checked_precision(precision)),
+    of_weight = weight_inverse_norm(weight, margin)
+    c = cosines(
+        matmul(features, fold(weight, margin), checked_precision(precision)),
         features_inverse_norm(features, margin),
-        weight_inverse_norm(weight, margin),
+        None if of_weight is None else fold(of_weight, margin),
     )
-    if labels is not None:
+    c = nearest(c, margin)
+    parts = partition(margin)
+    if labels is None:
+        of_classes = at_cosines(combine(*parts._replace(per_class=None)), c, axes=1)
+        f = similarity(of_classes, c)
+    else:
         labels = integer_labels(
             labels, instead="cross_entropy on the logits without labels: a margin is for one class"
         )
         check_shape("labels", labels, features.shape[:-1], "an integer class for every example")
-        if margin is not None:
-            kept = kept_norm(features, weight, labels, margin)
-            parts = partition(margin)
-            of_labels = jax.tree.map(lambda x: gather_per_class(x, labels, None), parts.per_class)
-            mine = combine(*parts._replace(per_class=of_labels))
-            target = with_margin(at_label(cosine, labels), kept, mine)
-            cosine = jnp.where(is_label(cosine, labels), target[..., None], cosine)
-    scale = None if margin is None else margin.scale
-    if isinstance(scale, PerExample):
-        scale = jnp.asarray(scale.values)[..., None]
+        of_labels = jax.tree.map(lambda x: gather_per_class(x, labels, None), parts.per_class)
+        mine = combine(*parts._replace(per_class=of_labels))
+        of_classes = at_cosines(mine, c, axes=1)
+        length = norm(plain) if reads_norm(margin) else None
+        f = _with_labels(features, weight, labels, c, (mine, of_classes), length, head.where)
     by_row = temperature_by_row(temperature, features.shape[:-1], sum_dtype(features, head.weight))
     if by_row is not None:
-        by_row = by_row.reshape(*cosine.shape[:-1], 1)
-    return mask_classes(logits_of(cosine, scale, head.bias, head.softcap, by_row), head.where)
+        by_row = by_row.reshape(*c.shape[:-1], 1)
+    z = logits_of(f, scale_of(of_classes), head.bias, head.softcap, by_row)
+    return mask_classes(z, head.where)
+
+
+def _with_labels(features, weight, labels, c, margins, length, where):
+    """Return what takes the place of cosines where there are labels."""
+    margin, of_classes = margins
+    if margin is None:
+        return c
+    of_label, at = at_label(c, labels), is_label(c, labels)
+    summary, columns = None, (None if length is None else length[..., None])
+    if has_summary(margin):
+        others = jnp.where(at if where is None else at | ~where, -jnp.inf, c)
+        given = lax.stop_gradient((others, of_label[..., None]))
+        summary = call(of_classes.summary, *given, norm=columns, class_axis=None)
+    target = with_margin(
+        of_label,
+        kept_norm(features, weight, labels, margin),
+        at_cosines(margin, c),
+        length,
+        summary,
+    )
+    summary = jax.tree.map(lambda x: x[..., None], summary)
+    f = of_others(of_classes, c, of_label[..., None], columns, summary)
+    return jnp.where(at, target[..., None], f)

@@ -34,7 +34,7 @@ from jsoftmax.linear.examples import checked_examples, weigh
 from jsoftmax.linear.traced_loss import trace_loss
 from jsoftmax.losses.of_stats import nll
 from jsoftmax.losses.protocol import takes_class_weight
-from jsoftmax.margins.angular import AngularMargin
+from jsoftmax.margins.form import Margin
 from jsoftmax.margins.partition import combine, partition
 from jsoftmax.stats.labels import SparseLabels, with_indices
 from jsoftmax.stats.logit_stats import LogitStats, absolute
@@ -51,7 +51,7 @@ def linear_loss(
     bias: ArrayLike | None = None,
     softcap: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
-    margin: AngularMargin | None = None,
+    margin: Margin | None = None,
     where: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
     class_weight: ArrayLike | None = None,

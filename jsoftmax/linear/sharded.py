@@ -36,7 +36,7 @@ from jsoftmax.linear.placing import (
 )
 from jsoftmax.linear.traced_loss import loss_key
 from jsoftmax.losses.of_stats import nll
-from jsoftmax.margins.angular import AngularMargin
+from jsoftmax.margins.form import Margin
 from jsoftmax.margins.partition import combine, partition
 from jsoftmax.stats.labels import SparseLabels, with_indices
 from jsoftmax.stats.logit_stats import LogitStats
@@ -49,7 +49,7 @@ class LinearLossOptions(TypedDict, total=False):
     bias: ArrayLike | None
     softcap: ArrayLike | None
     temperature: ArrayLike
-    margin: AngularMargin | None
+    margin: Margin | None
     where: ArrayLike | None
     sample_weight: ArrayLike | None
     class_weight: ArrayLike | None

@@ -12,7 +12,7 @@ from jsoftmax.core.collectives import MeshAxes
 from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.linear.arguments import checked_head, make_plan, unflatten
 from jsoftmax.linear.examples import checked_examples
-from jsoftmax.margins.angular import AngularMargin
+from jsoftmax.margins.form import Margin
 from jsoftmax.stats.labels import SparseLabels
 from jsoftmax.stats.logit_stats import LogitStats
 from jsoftmax.stats.statistics import OPTIONAL
@@ -27,7 +27,7 @@ def linear_stats(
     bias: ArrayLike | None = None,
     softcap: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
-    margin: AngularMargin | None = None,
+    margin: Margin | None = None,
     where: ArrayLike | None = None,
     ignore_index: ArrayLike | None = None,
     class_axis: MeshAxes = None,

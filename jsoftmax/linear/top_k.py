@@ -8,6 +8,7 @@ from jax.lax import PrecisionLike
 from jax.typing import ArrayLike
 
 from jsoftmax.blockwise.held_rows import largest_k, over_rows, rows_held
+from jsoftmax.blockwise.scores import without_length
 from jsoftmax.core.collectives import MeshAxes, check_bound_axis, num_global
 from jsoftmax.core.dtypes import sum_dtype
 from jsoftmax.core.masking import as_rows
@@ -15,7 +16,7 @@ from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numbers import static_count
 from jsoftmax.linear.arguments import checked_head, checked_precision, unflatten
 from jsoftmax.linear.examples import temperature_by_row
-from jsoftmax.margins.angular import AngularMargin
+from jsoftmax.margins.form import Margin
 
 
 @on_any_mesh(without_classes("features"))
@@ -26,7 +27,7 @@ def linear_top_k(
     *,
     bias: ArrayLike | None = None,
     softcap: ArrayLike | None = None,
-    margin: AngularMargin | None = None,
+    margin: Margin | None = None,
     where: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     class_axis: MeshAxes = None,
@@ -70,7 +71,7 @@ def linear_top_k(
     )
     check_bound_axis("class_axis", class_axis)
     k = checked_k(k, num_global(head.weight.shape[0], class_axis))
-    given = as_rows(features), head
+    given = as_rows(without_length(features, margin)), head
     by_row = temperature_by_row(temperature, features.shape[:-1], sum_dtype(features, head.weight))
     size = rows_held(given[0].shape[0], head.weight.shape[0])
     found = _search(k, class_axis, size, checked_precision(precision), *given, by_row)

@@ -60,10 +60,10 @@ def trace_loss(
     def example(values):
         zero = psum(varying_zero((given, values), dtype, class_axis), class_axis)
         if average is not None:
-            return LogitStats(*[zero] * 5), (zero, zero)
+            return _stats_of(zero), (zero, zero)
         rows = [jnp.zeros(x.shape[1:], x.dtype) for x in given[0].loss_args]
         args = jax.tree.unflatten(jax.tree.structure(tuple(loss_args)), vary(rows, zero))
-        return LogitStats(*[zero] * 5), (zero, *args)
+        return _stats_of(zero), (zero, *args)
 
     def trace(values):
         stats, more = example(values)
@@ -106,8 +106,12 @@ def loss_key(loss: Callable[..., Array], loss_args: Any) -> Any:
     """
     zero = jnp.zeros(())
     args = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), loss_args)
-    traced = jax.make_jaxpr(on_centred(loss))(LogitStats(*[zero] * 5), zero, *args)
+    traced = jax.make_jaxpr(on_centred(loss))(_stats_of(zero), zero, *args)
     return object() if traced.consts else _key(loss, traced)
+
+
+def _stats_of(x):
+    return LogitStats(*[x] * len(LogitStats._fields))
 
 
 def _key(loss, traced):

@@ -6,7 +6,17 @@ It changes only the score of the true class. For a <= π it is cos(m1 θ + m2) -
 cosine would rise again and reward a feature for turning away. Each further half turn is therefore
 mirrored and lowered by 2, so that φ decreases everywhere and has a continuous slope. For integer m1
 and m2 = m3 = 0 it is the ψ of L-Softmax and A-Softmax; ArcFace, CosFace and their combinations do
-not define a continuation, and get this one.
+not define a continuation, and get this one. `beyond` has those of other libraries, for who goes on
+with what was trained there:
+
+    continue   ours
+    linear     c - m2 sin m2 for a >= π        insightface, pytorch-metric-learning, CurricularFace
+    shift      c - (1 - cos m2) for a >= π     WeSpeaker
+    clamp      a is clipped to [0, π]          AdaFace, OpenSphere
+    easy       c for c <= 0                    MagFace, MV-Softmax
+
+All but the second and the last are continuous; the last is not monotonic, either: it jumps up by
+sin m2 where c falls below 0.
 """
 
 import dataclasses
@@ -17,12 +27,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jsoftmax.core.dtypes import to_compute_dtype
+from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.maps.hard import straight_through
 from jsoftmax.margins.partition import whole_number
 from jsoftmax.margins.per_example import Number, number_like
 
-_static = partial(dataclasses.field, metadata={"static": True})
+static = partial(dataclasses.field, metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -45,6 +55,7 @@ class AngularMargin:
       normalize_features, normalize_weight: whether features, and class vectors, are normalised to
         unit length.
       gradient: "exact", or "straight_through" for the derivative of cos θ in place of that of φ.
+      beyond: what follows where a passes π, see `angular_margin`.
 
     Source: Deng et al., "ArcFace", 2019, arXiv:1801.07698, eq. 4; the continuation past π: Liu et
     al., 2016, arXiv:1612.02295, eq. 5 and 6.
@@ -59,20 +70,23 @@ class AngularMargin:
     m3: Number = 0.0
     scale: Number = 1.0
     anneal: Number = 0.0
-    normalize_features: bool = _static(default=True)
-    normalize_weight: bool = _static(default=True)
-    gradient: str = _static(default="exact")
+    normalize_features: bool = static(default=True)
+    normalize_weight: bool = static(default=True)
+    gradient: str = static(default="exact")
+    beyond: str = static(default="continue")
 
-    def __call__(self, cosine: ArrayLike) -> Array:
+    def target(self, cosine: ArrayLike) -> Array:
         """Return the annealed φ of the cosine to the true class vector, for any shape."""
         c = to_compute_dtype(cosine)
         numbers = self.m1, self.m2, self.m3, self.anneal
         m1, m2, m3, anneal = (number_like(number, c) for number in numbers)
-        phi = _continued_cosine(c, m1, m2, whole_number(self.m1)) - m3
+        phi = turned_cosine(c, m1, m2, whole_number(self.m1), self.beyond) - m3
         phi = (anneal * c + phi) / (1 + anneal)
         if self.gradient == "straight_through":
             return straight_through(phi, c)
         return phi
+
+    __call__ = target
 
 
 def angular_margin(
@@ -82,6 +96,7 @@ def angular_margin(
     *,
     scale: Number = 64.0,
     gradient: str = "exact",
+    beyond: str = "continue",
 ) -> AngularMargin:
     r"""The general margin on unit features and unit class vectors.
 
@@ -97,6 +112,11 @@ def angular_margin(
       gradient: "exact" differentiates φ, whose slope is sin(a)/sin(θ) and vanishes where a crosses
         a multiple of π. "straight_through" uses the slope of the plain cosine instead: a steadier
         signal that some implementations prefer.
+      beyond: what φ is, before m3, where a = m1 θ + m2 passes π. "continue": the formula above.
+        "linear": cos θ - m2 sin m2, as in insightface and pytorch-metric-learning, with a jump.
+        "shift": cos θ - (1 - cos m2), as in WeSpeaker. "clamp": a is clipped to [0, π], as in
+        AdaFace. "easy": cos θ where that is not positive, whatever a is, as in MagFace; it jumps
+        up there. Choose one of these to go on with what was trained with it.
 
     Returns:
       An `AngularMargin`, for `margin=` of a `linear_*` function such as `linear_logits`.
@@ -108,9 +128,30 @@ def angular_margin(
       >>> js.angular_margin(1.0, 0.3, 0.2)(jnp.array([0.5, -0.99]))
       Array([ 0.0217, -1.2125], dtype=float32)
     """
-    if gradient not in ("exact", "straight_through"):
-        raise ValueError(f'`gradient`: expected "exact" or "straight_through", got {gradient!r}.')
-    return AngularMargin(m1, m2, m3, scale=scale, gradient=gradient)
+    checked_choice("gradient", gradient, GRADIENTS)
+    checked_choice("beyond", beyond, BEYOND)
+    return AngularMargin(m1, m2, m3, scale=scale, gradient=gradient, beyond=beyond)
+
+
+def checked_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
+    """Return an option that is one of some words."""
+    if value not in choices:
+        *most, last = map(repr, choices)
+        raise ValueError(f"`{name}`: expected {', '.join(most)} or {last}, got {value!r}.")
+    return value
+
+
+def plus_angle(c: Array, m: ArrayLike) -> Array:
+    """Return cos(θ + m) of a cosine, whatever θ + m is."""
+    m = cast_like(m, c)
+    c = _clipped(c)
+    return c * jnp.cos(m) - _sine(c) * jnp.sin(m)
+
+
+def angle(c: Array) -> Array:
+    """Return θ in radians; its derivative, infinite at c = ±1, is finite there."""
+    c = _clipped(c)
+    return jnp.arctan2(_sine(c), c)
 
 
 def _chebyshev(c, n):
@@ -155,28 +196,58 @@ def _sine(c):
     return jnp.where(inside, jnp.sqrt(jnp.where(inside, square, 1)), at_end)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _continued_cosine(c, m1, m2, multiple):
-    """Return (-1)^k cos(a) - 2k; a rounded cosine outside [-1, 1] counts as ±1."""
+# What takes the place of cos(a), a function of c and m2.
+_INSTEAD = {
+    "linear": lambda c, m: c - m * jnp.sin(m),
+    "shift": lambda c, m: c - (1 - jnp.cos(m)),
+    "clamp": lambda c, m: jnp.full_like(c, -1),
+    "easy": lambda c, m: c,
+}
+BEYOND = "continue", *_INSTEAD
+GRADIENTS = "exact", "straight_through"
+
+
+def _regions(c, sine, m1, m2, beyond):
+    """Return booleans: where something else takes the place of cos(a), and where 1 does."""
+    if beyond == "easy":
+        return c <= 0, False
+    a = m1 * jnp.arctan2(sine, c) + m2
+    return a >= jnp.pi, (a < 0) if beyond == "clamp" else False
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def turned_cosine(c: Array, m1: Array, m2: Array, multiple: int | None, beyond: str) -> Array:
+    """Return cos(m1 θ + m2), past π what `beyond` says; a rounded cosine beyond ±1 counts as ±1.
+
+    `multiple` is m1, if that is known and whole.
+    """
     c = _clipped(c)
     sine = _sine(c)
     cos_a, _ = _turned(c, sine, m1, m2, multiple)
-    k, sign = _half_turns(c, sine, m1, m2)
-    return sign * cos_a - 2 * k
+    if beyond == "continue":
+        k, sign = _half_turns(c, sine, m1, m2)
+        return sign * cos_a - 2 * k
+    past, before = _regions(c, sine, m1, m2, beyond)
+    return jnp.where(before, 1, jnp.where(past, _INSTEAD[beyond](c, m2), cos_a))
 
 
-@_continued_cosine.defjvp
-def _continued_cosine_jvp(multiple, primals, tangents):
+@turned_cosine.defjvp
+def _turned_cosine_jvp(multiple, beyond, primals, tangents):
     # With dθ/dc = -1 / sin θ, and k constant between multiples of π, where sin(a) is zero:
     #   dφ = (-1)^k sin(a) (m1 dc / sin θ - θ dm1 - dm2)
     # At c = ±1 the slope is singular for m2 != 0, but it multiplies dc/dx = O(sin θ), so any finite
     # value will do. Bounding sin θ below by sqrt(eps), about the sine of the float next to 1, gives
     # one and leaves every other c unchanged. k is piecewise constant: its gradient is stopped.
     (c, m1, m2), (dc, dm1, dm2) = primals, tangents
-    phi = _continued_cosine(c, m1, m2, multiple)
+    phi = turned_cosine(c, m1, m2, multiple, beyond)
     c = _clipped(c)
     sine = jnp.maximum(_sine(c), float(jnp.finfo(c.dtype).eps) ** 0.5)
     _, sin_a = _turned(c, sine, m1, m2, multiple)
-    _, sign = lax.stop_gradient(_half_turns(c, sine, m1, m2))
     theta = jnp.arctan2(sine, c)
-    return phi, sign * sin_a * (m1 / sine * dc - theta * dm1 - dm2)
+    slope = sin_a * (m1 / sine * dc - theta * dm1 - dm2)
+    if beyond == "continue":
+        _, sign = lax.stop_gradient(_half_turns(c, sine, m1, m2))
+        return phi, sign * slope
+    past, before = lax.stop_gradient(_regions(c, sine, m1, m2, beyond))
+    d_instead = jax.jvp(_INSTEAD[beyond], (c, m2), (dc, dm2))[1]
+    return phi, jnp.where(before, 0, jnp.where(past, d_instead, slope))

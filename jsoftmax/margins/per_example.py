@@ -52,4 +52,9 @@ def by_example(tree: Any) -> Any:
     def values(x):
         return jnp.ravel(x.values) if isinstance(x, PerExample) else x
 
-    return jax.tree.map(values, tree, is_leaf=lambda x: isinstance(x, PerExample))
+    return jax.tree.map(values, tree, is_leaf=is_per_example)
+
+
+def is_per_example(x: Any) -> bool:
+    """Say whether this is a number by example."""
+    return isinstance(x, PerExample)

@@ -26,7 +26,7 @@ from jsoftmax.stats.labels import at_label, at_labels, check_labels, is_any_labe
 from jsoftmax.stats.logit_stats import LogitStats
 from jsoftmax.stats.others import is_class, others_of, sums_below, to_stats
 from jsoftmax.stats.soft import reduce_soft
-from jsoftmax.stats.statistics import names_of_sums
+from jsoftmax.stats.statistics import OPTIONAL, names_of_sums
 
 
 @on_any_mesh(without_classes("logits"))
@@ -60,7 +60,8 @@ def logit_stats(
     check_values(logits, labels, logits.shape[-1])
     if where is not None:
         where = jnp.broadcast_to(class_mask(where, logits.shape), logits.shape)
-    stats, _ = _stats(logits, labels, where, ("runner_up", "others_entropy"), to_top=False)
+    fields = tuple(name for name in OPTIONAL if name != "mean")
+    stats, _ = _stats(logits, labels, where, fields, to_top=False)
     # Not from the sum relative to the largest logit: that is for losses, which subtract it again.
     z = to_compute_dtype(logits)
     z = jnp.where(z == -jnp.inf, -jnp.inf, z)  # no gradient to a logit of -inf

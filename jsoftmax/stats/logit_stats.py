@@ -19,6 +19,9 @@ from jax import Array
 from jsoftmax.core.numerics import multiply_no_nan, sigmoid, softplus
 from jsoftmax.maps.softmax import logsumexp
 
+# The fields that are not logits, and do not move with a shift of these.
+UNSHIFTED = "others_entropy", "others_softplus", "others_square"
+
 
 class _Fields(NamedTuple):
     target: Array
@@ -27,6 +30,9 @@ class _Fields(NamedTuple):
     mean: Array
     others_entropy: Array
     score: Array
+    rival: Array
+    others_softplus: Array
+    others_square: Array
 
 
 class LogitStats(_Fields):
@@ -48,6 +54,12 @@ class LogitStats(_Fields):
         is `entropy`.
       score: `[...]`, the logit of the true class without its margin, which says what would be
         predicted; by default the target.
+      rival: `[...]`, the largest of the other logits as it is without a margin, to compare with
+        the score; a constant. By default, and unless a margin changes the other classes, it is
+        `runner_up`.
+      others_softplus: `[...]`, the sum of `log(1 + exp(z_j))` over the other classes, for losses of
+        one class against the rest, such as `sphereface2`.
+      others_square: `[...]`, the sum of `z_j²` over the other classes, for `p2sgrad`.
 
     All are float32, or float64 for float64 logits. An out-of-range label makes `target` and `score`
     NaN.
@@ -70,10 +82,15 @@ class LogitStats(_Fields):
         mean: Array,
         others_entropy: Any = None,
         score: Array | None = None,
+        rival: Array | None = None,
+        others_softplus: Any = None,
+        others_square: Any = None,
     ) -> "LogitStats":
-        """Fill in the field that follows from the others."""
+        """Fill in the fields that follow from the others."""
         score = target if score is None else score
-        return super().__new__(cls, target, others, runner_up, mean, others_entropy, score)
+        rival = runner_up if rival is None else rival
+        given = target, others, runner_up, mean, others_entropy, score, rival
+        return super().__new__(cls, *given, others_softplus, others_square)
 
     @property
     def logsumexp(self) -> Array:
@@ -111,10 +128,10 @@ class LogitStats(_Fields):
     @property
     def correct(self) -> Array:
         """Whether the true class has the largest logit, without a margin; a tie counts as wrong."""
-        return self.score > self.runner_up
+        return self.score > self.rival
 
 
 def absolute(stats: LogitStats, shift: Array) -> LogitStats:
     """Return the stats of `logits` from those of `logits - shift`."""
-    moved = jax.tree.map(lambda field: field + shift, stats)
-    return moved._replace(others_entropy=stats.others_entropy)
+    unmoved = {name: getattr(stats, name) for name in UNSHIFTED}
+    return jax.tree.map(lambda field: field + shift, stats)._replace(**unmoved)

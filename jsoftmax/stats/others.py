@@ -91,7 +91,7 @@ def sums_below(
     """Return sums of logits relative to a given top: what the derivatives are taken of."""
     d = z - neg_inf_to_zero(top)[..., None]
     weights = None if weights is None else with_rank_of(d, weights)
-    of = Classes(d, unmasked, weights, first)
+    of = Classes(d, unmasked, z, weights, first)
     return {name: jnp.sum(SUMS[name].term(of), -1) for name in names}
 
 
@@ -165,6 +165,7 @@ def to_stats(
     *,
     centred: bool,
     score: Array | None = None,
+    rival: Array | None = None,
     of_label: Array | None = None,
 ) -> tuple[LogitStats, Array]:
     """Return the stats of logits minus a shift, and the shift, which has no gradient.
@@ -180,6 +181,7 @@ def to_stats(
       fields: the optional ones that are wanted; `mean` is None without.
       centred: whether to shift by the largest logit. Else the shift is 0.
       score: the logits of the labels without a margin, if there is one.
+      rival: the largest of the others without a margin, if that changes them.
       of_label: the class weights of the labels, for the stats of which `mean` is the weighted one.
     """
     target = jnp.where(unmasked, target, -jnp.inf)
@@ -193,7 +195,7 @@ def to_stats(
     top = neg_inf_to_zero(others.top) - shift
     target, score = (jnp.where(x == -jnp.inf, -jnp.inf, x - shift) for x in (target, score))
     made: dict[str, Any] = {"target": target, "runner_up": runner_up - shift, "mean": None}
-    made["score"] = score
+    made |= {"score": score, "rival": made["runner_up"] if rival is None else rival - shift}
     parts = Parts(others.sums, top, change(runner_up), target, unmasked, of_label)
     other_mean = "weighted_mean" if of_label is None else "mean"
     for name in ("others", *fields):

@@ -40,6 +40,7 @@ from jsoftmax.core.numerics import (
     exp_nonpositive,
     log_or_neg_inf,
     multiply_no_nan,
+    softplus,
     times_exp,
 )
 
@@ -51,6 +52,7 @@ class Classes(NamedTuple):
 
     d: Array  # logits relative to the top, -inf where masked
     unmasked: Array  # booleans
+    z: Any = None  # the logits themselves, if a sum is of them
     weights: Any = None  # of the classes, or None
     first: Any = None  # booleans, the class at the top; None if no sum leaves that out
 
@@ -116,6 +118,10 @@ SUMS = {
         ),
         without_first=True,
     ),
+    "softplus": Sum(lambda of: softplus(of.z), lambda sums, rise: sums["softplus"]),
+    "square": Sum(
+        lambda of: jnp.square(jnp.where(of.unmasked, of.z, 0)), lambda sums, rise: sums["square"]
+    ),
 }
 
 
@@ -148,9 +154,11 @@ FIELDS = {
     # For a loss that takes class weights it is the mean: see losses/protocol.py.
     "weighted_mean": Field(("weighted", "weight"), _weighted_mean),
     "others_entropy": Field(("rest", "spread"), _entropy),
+    "others_softplus": Field(("softplus",), lambda of: of.sums["softplus"]),
+    "others_square": Field(("square",), lambda of: of.sums["square"]),
 }
 # What is computed only where a loss reads it; `runner_up` always has its value, but then no class.
-OPTIONAL = ("runner_up", "mean", "others_entropy")
+OPTIONAL = ("runner_up", "mean", "others_entropy", "others_softplus", "others_square")
 
 
 def names_of_sums(fields: tuple[str, ...]) -> list[str]:

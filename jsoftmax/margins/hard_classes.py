@@ -1,0 +1,247 @@
+"""Margins that also change the scores of other classes: those that are mistaken for the true one.
+
+A class j is hard if its cosine is above what the margin leaves of that of the true class. Which
+are, is a comparison and has no gradient.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jsoftmax.core.arguments import as_logits, check_integers, check_shape
+from jsoftmax.core.collectives import MeshAxes, check_bound_axis, psum
+from jsoftmax.core.dtypes import sum_dtype
+from jsoftmax.core.meshes import on_any_mesh, same_everywhere
+from jsoftmax.core.norms import inverse_norm
+from jsoftmax.margins.angular import BEYOND, checked_choice, plus_angle, static, turned_cosine
+from jsoftmax.margins.per_example import Number
+
+_TARGETS = "cosface", "arcface"
+_KINDS = "adaptive", "fixed"
+
+
+def turned(c, margin, beyond):
+    """Return cos(θ + m), past π what `beyond` says."""
+    return turned_cosine(c, jnp.ones_like(c), margin + jnp.zeros_like(c), 1, beyond)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MVSoftmax:
+    """See `mv_softmax`."""
+
+    margin: Any = 0.35
+    t: Any = 0.2
+    scale: Any = 32.0
+    kind: str = static(default="adaptive")
+    subtracted: bool = static(default=True)
+    beyond: str = static(default="easy")
+
+    def target(self, c_y: Array) -> Array:
+        if not self.subtracted:
+            return turned(c_y, self.margin, self.beyond)
+        phi = c_y - self.margin
+        return jnp.where(c_y > 0, phi, c_y) if self.beyond == "easy" else phi
+
+    def others(self, c_j: Array, c_y: Array) -> Array:
+        bar = c_y - self.margin if self.subtracted else plus_angle(c_y, self.margin)
+        raised = (1 + self.t) * c_j + self.t if self.kind == "adaptive" else c_j + self.t
+        return jnp.where(c_j > bar, raised, c_j)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CurricularFace:
+    """See `curricularface`."""
+
+    margin: Any = 0.5
+    scale: Any = 64.0
+    t: Any = 0.0
+    beyond: str = static(default="linear")
+
+    def target(self, c_y: Array) -> Array:
+        return turned(c_y, self.margin, self.beyond)
+
+    def others(self, c_j: Array, c_y: Array) -> Array:
+        t = lax.stop_gradient(self.t)
+        return jnp.where(c_j > plus_angle(c_y, self.margin), c_j * (t + c_j), c_j)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ArcNegFace:
+    """See `arcnegface`."""
+
+    margin: Any = 0.5
+    alpha: Any = 1.2
+    sigma: Any = 2.0
+    scale: Any = 64.0
+    beyond: str = static(default="linear")
+
+    def target(self, c_y: Array) -> Array:
+        return turned(c_y, self.margin, self.beyond)
+
+    def others(self, c_j: Array, c_y: Array) -> Array:
+        distance = lax.stop_gradient(c_j - self.target(c_y))
+        weight = self.alpha * jnp.exp(-(distance**2) / self.sigma)
+        return weight * c_j + weight - 1
+
+
+def mv_softmax(
+    margin: Number = 0.35,
+    t: Number = 0.2,
+    scale: Number = 32.0,
+    target: str = "cosface",
+    kind: str = "adaptive",
+    *,
+    beyond: str = "easy",
+) -> MVSoftmax:
+    r"""MV-Softmax: hard classes are raised, the true one has the margin of CosFace or ArcFace.
+
+    $$z_y = s\,\varphi(\theta_y), \qquad z_j = s \begin{cases} (1 + t) \cos\theta_j + t & \text{if }
+    \cos\theta_j > \varphi(\theta_y) \\ \cos\theta_j & \text{else} \end{cases}$$
+
+    Args:
+      margin: m: $\varphi = \cos\theta - m$, or $\cos(\theta + m)$ with `target="arcface"`.
+      t: by how much hard classes are raised, at least 0.
+      scale: s.
+      target: "cosface" or "arcface".
+      kind: "adaptive" as above; "fixed" adds t to the cosine of a hard class.
+      beyond: as in `angular_margin`. The authors' "easy" has no margin where the true class's
+        cosine is not positive; what is hard does not change with it.
+
+    Returns:
+      A frozen dataclass for `margin=` of a `linear_*` function.
+
+    Source: Wang et al., "Mis-classified vector guided softmax loss", 2019, arXiv:1912.00833, eq. 8
+    to 10; defaults as in the authors' code.
+
+    Example:
+      >>> x, w = jnp.array([[0.6, 0.8]]), jnp.eye(2)
+      >>> js.linear_logits(x, w, jnp.array([0]), margin=js.mv_softmax(scale=10.0))
+      Array([[ 2.5, 11.6]], dtype=float32)
+    """
+    checked_choice("target", target, _TARGETS)
+    checked_choice("kind", kind, _KINDS)
+    checked_choice("beyond", beyond, BEYOND)
+    return MVSoftmax(margin, t, scale, kind, target == "cosface", beyond)
+
+
+def curricularface(
+    margin: Number = 0.5, scale: Number = 64.0, t: Number = 0.0, *, beyond: str = "linear"
+) -> CurricularFace:
+    r"""CurricularFace: hard classes count little at first, and more as training goes on.
+
+    $$z_y = s \cos(\theta_y + m), \qquad z_j = s \begin{cases} \cos\theta_j\,(t + \cos\theta_j) &
+    \text{if } \cos\theta_j > \cos(\theta_y + m) \\ \cos\theta_j & \text{else} \end{cases}$$
+
+    Args:
+      margin: m, in radians.
+      scale: s.
+      t: a constant, the running mean of $\cos\theta_y$: see `curricularface_update`.
+      beyond: as in `angular_margin`.
+
+    Returns:
+      A frozen dataclass for `margin=` of a `linear_*` function. It is the state of the training:
+      keep it with the parameters.
+
+    Source: Huang et al., "CurricularFace", 2020, arXiv:2004.00288, eq. 5 to 9.
+
+    Example:
+      >>> x, w = jnp.array([[0.6, 0.8]]), jnp.eye(2)
+      >>> js.linear_logits(x, w, jnp.array([0]), margin=js.curricularface(scale=10.0, t=0.5))
+      Array([[ 1.4301, 10.4   ]], dtype=float32)
+    """
+    checked_choice("beyond", beyond, BEYOND)
+    return CurricularFace(margin, scale, t, beyond)
+
+
+@on_any_mesh(same_everywhere)
+def curricularface_update(
+    margin: CurricularFace,
+    features: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike,
+    *,
+    momentum: ArrayLike = 0.01,
+    axis_name: MeshAxes = None,
+) -> CurricularFace:
+    r"""The margin of `curricularface` with the mean cosine of the true classes of another batch.
+
+    $$t \leftarrow \alpha \frac1N \sum_i \cos\theta_{i y_i} + (1 - \alpha)\,t$$
+
+    Call it before the loss.
+
+    Args:
+      margin: made by `curricularface`.
+      features: `[..., features]`.
+      weight: `[classes, features]`.
+      labels: integers `[...]`. One outside [0, classes) does not count.
+      momentum: α, the weight of this batch.
+      axis_name: inside `shard_map`, the mesh axis, or axes, over which the examples are sharded.
+
+    Returns:
+      The margin with another t, which is a constant. Without examples it stays.
+
+    Source: Huang et al., 2020, arXiv:2004.00288, eq. 10; α = 0.01 as there.
+
+    Example:
+      >>> x, w, y = jnp.array([[0.6, 0.8]]), jnp.eye(2), jnp.array([1])
+      >>> js.curricularface_update(js.curricularface(), x, w, y, momentum=0.5).t
+      Array(0.4, dtype=float32)
+    """
+    check_bound_axis("axis_name", axis_name)
+    x = as_logits(features, "features")
+    w, y = as_logits(weight, "weight"), jnp.asarray(labels)
+    check_integers(y)
+    check_shape("labels", y, x.shape[:-1], "an integer class for every example")
+    known = (y >= 0) & (y < w.shape[0])
+    x, w = lax.stop_gradient((x, w.at[y].get(mode="clip")))
+    wide = sum_dtype(x, w)
+    x, w = x.astype(wide), w.astype(wide)
+    cosine = jnp.clip(jnp.sum(x * w, -1) * inverse_norm(x) * inverse_norm(w), -1, 1)
+    found = jnp.sum(jnp.where(known, cosine, 0)), jnp.sum(known.astype(wide))
+    total, count = psum(found, axis_name)
+    t, weight = (jnp.asarray(number, wide) for number in (margin.t, momentum))
+    moved = t + weight * (total / jnp.maximum(count, 1) - t)
+    return dataclasses.replace(margin, t=jnp.where(count > 0, moved, t))
+
+
+def arcnegface(
+    margin: Number = 0.5,
+    alpha: Number = 1.2,
+    sigma: Number = 2.0,
+    scale: Number = 64.0,
+    *,
+    beyond: str = "linear",
+) -> ArcNegFace:
+    r"""ArcNegFace: other classes are weighed by how close their score is to that of the true one.
+
+    $$z_y = s\,\varphi, \quad \varphi = \cos(\theta_y + m), \qquad z_j = s\,(\tau_j \cos\theta_j +
+    \tau_j - 1), \quad \tau_j = \alpha\,e^{-(\cos\theta_j - \varphi)^2 / \sigma}$$
+
+    The weights τ are constants.
+
+    Args:
+      margin: m, in radians.
+      alpha, sigma: α and σ of the weights.
+      scale: s.
+      beyond: as in `angular_margin`.
+
+    Returns:
+      A frozen dataclass for `margin=` of a `linear_*` function.
+
+    Source: Liu et al., "Towards flops-constrained face recognition", 2019, arXiv:1909.00632,
+    section 3.2; defaults as in FaceX-Zoo.
+
+    Example:
+      >>> x, w = jnp.array([[0.6, 0.8]]), jnp.eye(2)
+      >>> js.linear_logits(x, w, jnp.array([0]), margin=js.arcnegface(scale=10.0))
+      Array([[1.4301, 7.407 ]], dtype=float32)
+    """
+    checked_choice("beyond", beyond, BEYOND)
+    return ArcNegFace(margin, alpha, sigma, scale, beyond)

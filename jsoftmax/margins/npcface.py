@@ -1,0 +1,80 @@
+"""NPCFace: a margin that needs the mean over all hard classes before the true one has its score."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jsoftmax.core.collectives import MeshAxes, psum
+from jsoftmax.margins.angular import plus_angle
+from jsoftmax.margins.hard_classes import turned
+from jsoftmax.margins.per_example import Number
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class NPCFace:
+    """See `npcface`."""
+
+    margin: Any = 0.4
+    slope: Any = 0.2
+    t: Any = 1.1
+    a: Any = 0.2
+    scale: Any = 64.0
+    mask_margin: Any = 0.5
+
+    def _hard(self, c_j, c_y):
+        return c_j > plus_angle(c_y, self.mask_margin)
+
+    def summary(self, c_j: Array, c_y: Array, class_axis: MeshAxes) -> Array:
+        hard = self._hard(c_j, c_y)
+        found = jnp.sum(jnp.where(hard, c_j, 0), -1), jnp.sum(hard.astype(c_j.dtype), -1)
+        total, count = psum(found, class_axis)
+        return total / jnp.maximum(count, 1)
+
+    def target(self, c_y: Array, summary: Array) -> Array:
+        return turned(c_y, self.margin + self.slope * summary, "easy")
+
+    def others(self, c_j: Array, c_y: Array) -> Array:
+        return jnp.where(self._hard(c_j, c_y), self.t * c_j + self.a, c_j)
+
+
+def npcface(
+    margin: Number = 0.4,
+    slope: Number = 0.2,
+    t: Number = 1.1,
+    a: Number = 0.2,
+    scale: Number = 64.0,
+    *,
+    mask_margin: Number = 0.5,
+) -> NPCFace:
+    r"""NPCFace: hard classes are raised, and the margin grows with their mean cosine.
+
+    $$z_y = s \cos(\theta_y + m_0 + m_1 \bar c), \qquad z_j = s \begin{cases} t \cos\theta_j + a &
+    j \in H \\ \cos\theta_j & \text{else} \end{cases}, \qquad H = \{j \ne y: \cos\theta_j >
+    \cos(\theta_y + m)\}$$
+
+    $\bar c$ is the mean cosine over H, 0 if that is empty; a constant. Where the true class's
+    cosine is not positive it has no margin.
+
+    Args:
+      margin: m0, in radians.
+      slope: m1.
+      t, a: of the hard classes.
+      scale: s.
+      mask_margin: m, which says what is hard.
+
+    Returns:
+      A frozen dataclass for `margin=` of a `linear_*` function. Since the mean is over all classes,
+      a block of the evaluators has all of them, and fewer examples.
+
+    Source: Zeng et al., "NPCFace", 2020, arXiv:2007.10172; defaults as in FaceX-Zoo.
+
+    Example:
+      >>> x, w = jnp.array([[0.6, 0.8]]), jnp.eye(2)
+      >>> js.linear_logits(x, w, jnp.array([0]), margin=js.npcface(scale=10.0))
+      Array([[ 0.834, 10.8  ]], dtype=float32)
+    """
+    return NPCFace(margin, slope, t, a, scale, mask_margin)

@@ -1,0 +1,184 @@
+"""Heads around a margin: several vectors for a class, and the hardest of the other classes."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jsoftmax.core.arguments import as_logits, check_integers, check_shape
+from jsoftmax.core.collectives import MeshAxes, all_gather_unvarying
+from jsoftmax.core.dtypes import sum_dtype
+from jsoftmax.core.meshes import on_any_mesh, without_classes
+from jsoftmax.core.norms import inverse_norm
+from jsoftmax.core.numbers import static_count
+from jsoftmax.margins.angular import angle, plus_angle, static
+from jsoftmax.margins.form import Margin, call, changes_others, has_summary, is_margin, similarity
+from jsoftmax.margins.per_example import Number
+
+
+class _Around:
+    """What is not said here is as in the margin inside."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        margin: Any = object.__getattribute__(self, "margin")
+        return getattr(margin, name)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SubCenter(_Around):
+    """See `sub_center`."""
+
+    margin: Any
+    centers: int = static(default=3)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class InterTopK(_Around):
+    """See `inter_top_k`."""
+
+    margin: Any
+    k: int = static(default=5)
+    penalty: Any = 0.06
+
+    def summary(self, c_j: Array, c_y: Array, class_axis: MeshAxes, norm: Array | None) -> Any:
+        # Half way between the k-th and the next, where rounding does not matter.
+        found = _largest(c_j, self.k + 1, class_axis)
+        bar = jnp.full_like(c_y[..., 0], -jnp.inf)
+        if found.shape[-1] > self.k:
+            bar = (found[..., self.k - 1] + found[..., self.k]) / 2
+        if not has_summary(self.margin):
+            return bar, None
+        given = {"class_axis": class_axis, "norm": norm}
+        return bar, call(self.margin.summary, c_j, c_y, **given)
+
+    def others(self, c_j: Array, c_y: Array, summary: Any, norm: Array | None) -> Array:
+        bar, of_margin = summary
+        plain = similarity(self.margin, c_j)
+        if changes_others(self.margin):
+            plain = call(self.margin.others, c_j, c_y, norm=norm, summary=of_margin)
+        return jnp.where(c_j >= bar, plus_angle(c_j, -self.penalty), plain)
+
+    def target(self, c_y: Array, summary: Any = None, norm: Array | None = None) -> Array:
+        of_margin = None if summary is None else summary[1]
+        return call(self.margin.target, c_y, norm=norm, summary=of_margin)
+
+
+def _largest(c, k, axes):
+    found = lax.top_k(c, min(k, c.shape[-1]))[0]
+    if axes is None:
+        return found
+    found = all_gather_unvarying(found.T, axes).T
+    return lax.top_k(found, min(k, found.shape[-1]))[0]
+
+
+def sub_center(margin: Margin, centers: int = 3) -> SubCenter:
+    r"""Sub-centers: a class has several vectors, and the nearest counts.
+
+    $$\cos\theta_j = \max_k \frac{w_{jk}^\top x}{\|w_{jk}\| \|x\|}$$
+
+    Then the margin. Mislabelled and unusual examples gather at vectors of their own, and do not
+    pull
+    at the others: see `nearest_center`.
+
+    Args:
+      margin: such as `arcface()`, of unit features and class vectors.
+      centers: K, how many vectors a class has. 3 in the paper; with many more the classes fall
+        apart.
+
+    Returns:
+      A frozen dataclass for `margin=` of a `linear_*` function, whose weight is then `[classes,
+      centers, features]`. The nearest vector gets the gradient; equal ones share it.
+
+    Source: Deng et al., "Sub-center ArcFace", 2020, ECCV, eq. 2 and section 3.3.
+
+    Example:
+      >>> x, w = jnp.array([[0.6, 0.8]]), jnp.array([[[1.0, 0.0], [0.0, 1.0]]])
+      >>> js.linear_logits(x, w, margin=js.sub_center(js.normface(10.0), 2))
+      Array([[8.]], dtype=float32)
+    """
+    _check(margin)
+    return SubCenter(margin, static_count("centers", centers, 1))
+
+
+def inter_top_k(margin: Margin, k: int = 5, penalty: Number = 0.06) -> InterTopK:
+    r"""Inter-top-k: the hardest other classes of an example have a margin of their own.
+
+    $$z_j = s \begin{cases} \cos(\theta_j - m') & \text{for the } k \text{ largest } \cos\theta_j,\;
+    j \ne y \\ \cos\theta_j & \text{for the others} \end{cases}$$
+
+    Args:
+      margin: such as `arcface(0.2, 32.0)` or, for both, `sub_center(arcface(0.2, 32.0))`.
+      k: how many, at most as many as there are other classes. Of equal cosines at the limit all
+        are.
+      penalty: m', in radians. WeSpeaker's is for a margin of 0.2, and in proportion to it while
+        that is raised: 0.3 m; it is switched off for fine-tuning with a large margin.
+
+    Returns:
+      A frozen dataclass for `margin=` of a `linear_*` function. Since the largest of all classes
+      are looked for, a block of the evaluators has all of them, and fewer examples.
+
+    Source: Zhao et al., "Multi-query multi-head attention pooling and inter-topK penalty for
+    speaker verification", 2021, arXiv:2110.05042, section 3; numbers as in WeSpeaker.
+
+    Example:
+      >>> x, w = jnp.array([[0.6, 0.8]]), jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+      >>> margin = js.inter_top_k(js.normface(10.0), k=1, penalty=0.1)
+      >>> js.linear_logits(x, w, jnp.array([0]), margin=margin)
+      Array([[ 6.   ,  8.559, -8.   ]], dtype=float32)
+    """
+    _check(margin)
+    return InterTopK(margin, static_count("k", k, 1), penalty)
+
+
+def _check(margin):
+    if not is_margin(margin):
+        name = getattr(margin, "__name__", type(margin).__name__)
+        raise TypeError(f"`margin`: expected a margin such as arcface(), got {name}.")
+
+
+@on_any_mesh(without_classes("features"))
+def nearest_center(
+    features: ArrayLike, weight: ArrayLike, labels: ArrayLike
+) -> tuple[Array, Array]:
+    r"""Which vector of its class an example is nearest to, and its angles to all of them.
+
+    $$k_i = \arg\min_k \theta_{i k}, \qquad \theta_{ik} = \angle(x_i, w_{y_i k})$$
+
+    The vector that owns most examples of a class is its dominant one. Those at more than 75 degrees
+    from that are probably mislabelled: drop them, and train once more with one vector a class.
+
+    Args:
+      features: `[..., features]`.
+      weight: `[classes, centers, features]`, trained with `sub_center`.
+      labels: integers `[...]`.
+
+    Returns:
+      Integers `[...]`, and angles `[..., centers]` in radians, NaN for a label outside [0,
+      classes).
+
+    Source: Deng et al., "Sub-center ArcFace", 2020, ECCV, section 3.4.
+
+    Example:
+      >>> x, w = jnp.array([[0.6, 0.8]]), jnp.array([[[1.0, 0.0], [0.0, 1.0]]])
+      >>> js.nearest_center(x, w, jnp.array([0]))
+      (Array([1], dtype=int32), Array([[0.9273, 0.6435]], dtype=float32))
+    """
+    x, w = as_logits(features, "features"), as_logits(weight, "weight")
+    y = jnp.asarray(labels)
+    check_integers(y)
+    check_shape("labels", y, x.shape[:-1], "an integer class for every example")
+    expected = (*w.shape[:1], *(w.shape[1:2] or (1,)), x.shape[-1])
+    check_shape("weight", w, expected, "classes by centers by features")
+    known = (y >= 0) & (y < w.shape[0])
+    wide = sum_dtype(x, w)
+    x, w = x[..., None, :].astype(wide), w.at[y].get(mode="clip").astype(wide)
+    products = jnp.sum(x * w, -1)
+    c = products * inverse_norm(x) * inverse_norm(w)
+    return jnp.argmax(c, -1), jnp.where(known[..., None], angle(c), jnp.nan)
