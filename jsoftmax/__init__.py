@@ -92,7 +92,16 @@ from jsoftmax.metrics.calibration import (
     expected_calibration_error,
     reliability_curve,
 )
+from jsoftmax.metrics.folds import verification_accuracy
+from jsoftmax.metrics.roc import auroc, fpr_at_tpr
 from jsoftmax.metrics.temperature import fit_temperature
+from jsoftmax.metrics.verification import (
+    VerificationCurve,
+    equal_error_rate,
+    min_dcf,
+    tar_at_far,
+    verification_curve,
+)
 from jsoftmax.stats.dense import logit_stats
 from jsoftmax.stats.labels import SparseLabels
 from jsoftmax.stats.logit_stats import LogitStats
@@ -218,6 +227,15 @@ __all__ = [
     "perplexity",
     "reliability_curve",
     "top_k_accuracy",
+    # how well embeddings tell classes apart that nobody trained on
+    "VerificationCurve",
+    "auroc",
+    "equal_error_rate",
+    "fpr_at_tpr",
+    "min_dcf",
+    "tar_at_far",
+    "verification_accuracy",
+    "verification_curve",
     # guards
     "checks",
     "__version__",

@@ -52,11 +52,12 @@ def checked(function: Callable) -> Callable:
     """Return `function` with value checks: it raises an error where it would silently go wrong.
 
     An error is raised for a NaN made anywhere inside; a label outside [0, classes) that is not the
-    `ignore_index`; and logits that are already probabilities (`looks_like_probabilities`). All of
-    the library's losses inside `function` are checked, also under `jit`, `grad`, `vmap` and `scan`,
-    which are retraced for it. In a `scan` that is differentiated JAX drops the checks on labels and
-    logits, but still finds NaN. JAX cannot check a gradient through `shard_map`: check the loss
-    over a mesh, or the gradient of `linear_loss` on one device.
+    `ignore_index`; logits that are already probabilities (`looks_like_probabilities`); and pairs to
+    verify of which none is of the same class, or none of different ones. All of the library's
+    losses inside `function` are checked, also under `jit`, `grad`, `vmap` and `scan`, which are
+    retraced for it. In a `scan` that is differentiated JAX drops the checks on labels and logits,
+    but still finds NaN. JAX cannot check a gradient through `shard_map`: check the loss over a
+    mesh, or the gradient of `linear_loss` on one device.
 
     Args:
       function: any function that calls the library: a loss, or a whole training step. Write
@@ -110,3 +111,11 @@ def check_values(logits: Array | None, labels: Array, classes: int) -> None:
             "`logits` look like probabilities: every row is non-negative and sums to 1. "
             "The loss applies softmax itself; pass the values from before the softmax.",
         )
+
+
+def check_both_kinds(some_same: Array, some_different: Array) -> None:
+    """Inside `checked`, raise if no pair is of the same class, or none of different ones."""
+    if not _value_checks.value:
+        return
+    checkify.check(some_same, "expected pairs of the same class, there are none.")
+    checkify.check(some_different, "expected pairs of different classes, there are none.")

@@ -65,6 +65,9 @@ GIVEN = {
     "class_weight": Given(np.linspace(0.5, 2, C, dtype=np.float32), "c"),
     "counts": Given(np.arange(1, C + 1, dtype=np.int32) ** 2, "c"),
     "losses": Given(_normal(N), "n"),
+    "scores": Given(_normal(N), "n"),
+    "same": Given(np.array([True, False, True, False]), "n"),
+    "folds": Given(np.array([0, 1, 1, 0], np.int32), "n"),
     "number": Given(np.float32(0.125), ""),
     "where": Given(_random.random((N, C)) < 0.7, "nc"),
     "kept": Given(np.arange(C) != 5, "c"),
@@ -175,6 +178,15 @@ def under_ldam(features, weight, labels, counts):
 
 def per_example(features, weight, labels, numbers):
     return js.linear_loss(features, weight, labels, margin=js.arcface(js.PerExample(numbers)))
+
+
+def of_trials(metric, scores, same, sample_weight, **options):
+    return metric(scores, same, sample_weight=sample_weight, **options)
+
+
+def in_folds(scores, same, folds, sample_weight):
+    options = {"num_folds": 2, "sample_weight": sample_weight}
+    return js.verification_accuracy(scores, same, folds, **options)
 
 
 def reported(metric, logits, labels, where, sample_weight, **options):
@@ -298,14 +310,37 @@ CALLS = [
             js.reliability_curve,
         )
     ],
+    *[
+        call(metric.__name__, partial(of_trials, metric), "scores same sample_weight", 0)
+        for metric in (
+            js.verification_curve,
+            js.equal_error_rate,
+            js.min_dcf,
+            js.tar_at_far,
+            js.auroc,
+            js.fpr_at_tpr,
+        )
+    ],
+    call("verification_accuracy", in_folds, "scores same folds sample_weight", 0),
     call("checks.looks_like_probabilities", js.checks.looks_like_probabilities, "logits", 0),
 ]
 # What has no call of its own, and why.
 UNCALLED = {
     "AngularMargin": "what the margins are",
     "ReliabilityCurve": "what reliability_curve returns",
+    "VerificationCurve": "what verification_curve returns",
     "checks.checked": "takes a function, and is not to be jitted: core/test_checks.py",
 }
+# Of no examples these are NaN by definition, not 0: a rate of no pairs says nothing.
+UNDEFINED = (
+    "verification_curve",
+    "equal_error_rate",
+    "min_dcf",
+    "tar_at_far",
+    "auroc",
+    "fpr_at_tpr",
+    "verification_accuracy",
+)
 
 
 # --- evaluation ---

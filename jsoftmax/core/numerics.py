@@ -121,6 +121,15 @@ def log1p(x: Array) -> Array:
     return jnp.log(y) + jnp.where(x < 1, x - (y - one), 0)
 
 
+def share(part: Array, whole: Array) -> Array:
+    """Return `part / whole`, which is 1 for equal ones, and NaN where there is no whole.
+
+    XLA divides many numbers by one as a product with its inverse, which need not be exact.
+    """
+    some = whole > 0
+    return jnp.where(some & (part == whole), 1, part / jnp.where(some, whole, jnp.nan))
+
+
 def log_or_neg_inf(x: Array) -> Array:
     """Return the logarithm of x >= 0, -inf with derivative 0 at 0."""
     empty = x == 0

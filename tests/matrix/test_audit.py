@@ -26,7 +26,10 @@ def test_every_public_function_is_called():
     assert not called & {*UNCALLED}
 
 
-ARRAYS = ("logits", "teacher", "distribution", "labels", "binary", "features", "tokens", "weight")
+ARRAYS = (
+    *("logits", "teacher", "distribution", "labels", "binary", "features", "tokens", "weight"),
+    *("scores", "same", "folds"),
+)
 
 
 def test_a_tuple_of_arrays_is_no_array():
