@@ -93,6 +93,7 @@ from jsoftmax.metrics.calibration import (
     reliability_curve,
 )
 from jsoftmax.metrics.folds import verification_accuracy
+from jsoftmax.metrics.pairs import VerificationRates, verification_rates
 from jsoftmax.metrics.roc import auroc, fpr_at_tpr
 from jsoftmax.metrics.temperature import fit_temperature
 from jsoftmax.metrics.verification import (
@@ -229,6 +230,7 @@ __all__ = [
     "top_k_accuracy",
     # how well embeddings tell classes apart that nobody trained on
     "VerificationCurve",
+    "VerificationRates",
     "auroc",
     "equal_error_rate",
     "fpr_at_tpr",
@@ -236,6 +238,7 @@ __all__ = [
     "tar_at_far",
     "verification_accuracy",
     "verification_curve",
+    "verification_rates",
     # guards
     "checks",
     "__version__",

@@ -189,6 +189,10 @@ def in_folds(scores, same, folds, sample_weight):
     return js.verification_accuracy(scores, same, folds, **options)
 
 
+def of_all_pairs(features, folds):
+    return js.verification_rates(features, folds, far=0.5)
+
+
 def reported(metric, logits, labels, where, sample_weight, **options):
     return metric(logits, labels, where=where, sample_weight=sample_weight, **options)
 
@@ -322,6 +326,7 @@ CALLS = [
         )
     ],
     call("verification_accuracy", in_folds, "scores same folds sample_weight", 0),
+    call("verification_rates", of_all_pairs, "features folds", 0),
     call("checks.looks_like_probabilities", js.checks.looks_like_probabilities, "logits", 0),
 ]
 # What has no call of its own, and why.
@@ -329,6 +334,7 @@ UNCALLED = {
     "AngularMargin": "what the margins are",
     "ReliabilityCurve": "what reliability_curve returns",
     "VerificationCurve": "what verification_curve returns",
+    "VerificationRates": "what verification_rates returns",
     "checks.checked": "takes a function, and is not to be jitted: core/test_checks.py",
 }
 # Of no examples these are NaN by definition, not 0: a rate of no pairs says nothing.
@@ -340,6 +346,7 @@ UNDEFINED = (
     "auroc",
     "fpr_at_tpr",
     "verification_accuracy",
+    "verification_rates",
 )
 
 

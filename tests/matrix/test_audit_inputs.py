@@ -141,6 +141,7 @@ KNOWN = {
     "adaptive_calibration_error": "their number",
     "linear_loss: blocks": "With `row_block`",
     "linear_distillation_loss: js": "With blocks of a given size",
+    "verification_rates": "Blocks of pairs",
     "sharded_linear_loss": r"as in '2\*n'",
 }
 

@@ -18,7 +18,7 @@ MAY = {
     "losses": "core checks maps stats",
     "blockwise": "core margins stats",
     "linear": "core checks margins stats losses blockwise",
-    "metrics": "core checks maps stats losses",
+    "metrics": "core checks maps stats losses blockwise",
     "__init__": "checks maps margins stats losses linear metrics",
     "bench": "* blockwise",
     "demo": "*",
