@@ -93,7 +93,9 @@ from jsoftmax.metrics.calibration import (
     reliability_curve,
 )
 from jsoftmax.metrics.folds import verification_accuracy
+from jsoftmax.metrics.identification import IdentificationRates, identification_rates
 from jsoftmax.metrics.pairs import VerificationRates, verification_rates
+from jsoftmax.metrics.retrieval import RetrievalRates, retrieval_rates
 from jsoftmax.metrics.roc import auroc, fpr_at_tpr
 from jsoftmax.metrics.temperature import fit_temperature
 from jsoftmax.metrics.verification import (
@@ -229,12 +231,16 @@ __all__ = [
     "reliability_curve",
     "top_k_accuracy",
     # how well embeddings tell classes apart that nobody trained on
+    "IdentificationRates",
+    "RetrievalRates",
     "VerificationCurve",
     "VerificationRates",
     "auroc",
     "equal_error_rate",
     "fpr_at_tpr",
+    "identification_rates",
     "min_dcf",
+    "retrieval_rates",
     "tar_at_far",
     "verification_accuracy",
     "verification_curve",

@@ -52,8 +52,8 @@ def checked(function: Callable) -> Callable:
     """Return `function` with value checks: it raises an error where it would silently go wrong.
 
     An error is raised for a NaN made anywhere inside; a label outside [0, classes) that is not the
-    `ignore_index`; logits that are already probabilities (`looks_like_probabilities`); and pairs to
-    verify of which none is of the same class, or none of different ones. All of the library's
+    `ignore_index`; logits that are already probabilities (`looks_like_probabilities`); and a metric
+    that lacks a kind of example, such as pairs of different classes. All of the library's
     losses inside `function` are checked, also under `jit`, `grad`, `vmap` and `scan`, which are
     retraced for it. In a `scan` that is differentiated JAX drops the checks on labels and logits,
     but still finds NaN. JAX cannot check a gradient through `shard_map`: check the loss over a
@@ -113,9 +113,13 @@ def check_values(logits: Array | None, labels: Array, classes: int) -> None:
         )
 
 
+def check_some(some: Array, what: str) -> None:
+    """Inside `checked`, raise if there are none of what a rate is a share of."""
+    if _value_checks.value:
+        checkify.check(some, f"expected {what}, there are none.")
+
+
 def check_both_kinds(some_same: Array, some_different: Array) -> None:
     """Inside `checked`, raise if no pair is of the same class, or none of different ones."""
-    if not _value_checks.value:
-        return
-    checkify.check(some_same, "expected pairs of the same class, there are none.")
-    checkify.check(some_different, "expected pairs of different classes, there are none.")
+    check_some(some_same, "pairs of the same class")
+    check_some(some_different, "pairs of different classes")

@@ -193,6 +193,14 @@ def of_all_pairs(features, folds):
     return js.verification_rates(features, folds, far=0.5)
 
 
+def of_gallery(weight, counts, features, labels):
+    return js.identification_rates(weight, counts, features, labels, k=(1, 2), far=0.5)
+
+
+def of_neighbours(features, folds):
+    return js.retrieval_rates(features, folds, max_r=3)
+
+
 def reported(metric, logits, labels, where, sample_weight, **options):
     return metric(logits, labels, where=where, sample_weight=sample_weight, **options)
 
@@ -327,12 +335,16 @@ CALLS = [
     ],
     call("verification_accuracy", in_folds, "scores same folds sample_weight", 0),
     call("verification_rates", of_all_pairs, "features folds", 0),
+    call("identification_rates", of_gallery, "weight counts features labels", 0),
+    call("retrieval_rates", of_neighbours, "features folds", 0),
     call("checks.looks_like_probabilities", js.checks.looks_like_probabilities, "logits", 0),
 ]
 # What has no call of its own, and why.
 UNCALLED = {
     "AngularMargin": "what the margins are",
     "ReliabilityCurve": "what reliability_curve returns",
+    "IdentificationRates": "what identification_rates returns",
+    "RetrievalRates": "what retrieval_rates returns",
     "VerificationCurve": "what verification_curve returns",
     "VerificationRates": "what verification_rates returns",
     "checks.checked": "takes a function, and is not to be jitted: core/test_checks.py",
@@ -347,6 +359,8 @@ UNDEFINED = (
     "fpr_at_tpr",
     "verification_accuracy",
     "verification_rates",
+    "identification_rates",
+    "retrieval_rates",
 )
 
 

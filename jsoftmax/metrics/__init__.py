@@ -1,6 +1,6 @@
 """Logits, labels -> accuracy, perplexity, calibration errors, and the temperature that mends them.
 
-Scores of trials, or embeddings and labels, -> error rates of verification.
+Scores of trials, or embeddings and labels, -> rates of verification and identification.
 
 May import core, checks, maps, stats, losses and blockwise.
 """

@@ -40,7 +40,7 @@ def checked_embeddings(
     x = lax.stop_gradient(at_least_16_bits(as_logits(features, name)))
     labels, ignored = labels_and_ignored(labels, ignore_index, labels_name)
     check_integers(labels)
-    check_known(name, x.shape[0], "Blocks of pairs are cut to that number.")
+    check_known(name, x.shape[0], "Blocks are cut to that number.")
     check_shape(name, x, (len(x), *x.shape[-1:]), "embeddings by features")
     check_shape(labels_name, labels, x.shape[:1], "a label for every embedding")
     ignored = jnp.zeros(labels.shape, bool) if ignored is None else ignored

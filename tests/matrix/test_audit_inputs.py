@@ -141,7 +141,9 @@ KNOWN = {
     "adaptive_calibration_error": "their number",
     "linear_loss: blocks": "With `row_block`",
     "linear_distillation_loss: js": "With blocks of a given size",
-    "verification_rates": "Blocks of pairs",
+    "verification_rates": "Blocks are cut",
+    "identification_rates": "Blocks are cut",
+    "retrieval_rates": "Blocks are cut",
     "sharded_linear_loss": r"as in '2\*n'",
 }
 
