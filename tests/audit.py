@@ -57,6 +57,7 @@ GIVEN = {
     "tokens": Given(_normal(N, T, D), "ntd"),
     "words": Given(np.arange(N * T, dtype=np.int32).reshape(N, T), "nt"),
     "weight": Given(_normal(C, D), "cd"),
+    "centers": Given(_normal(C, 2, D), "ctd"),
     "teacher_features": Given(_normal(N, K), "nk"),
     "teacher_weight": Given(_normal(C, K), "ck"),
     "bias": Given(_normal(C), "c"),
@@ -180,6 +181,65 @@ def per_example(features, weight, labels, numbers):
     return js.linear_loss(features, weight, labels, margin=js.arcface(js.PerExample(numbers)))
 
 
+UNIT = {"scale": 8.0}
+
+
+def under_heads(features, weight, labels):
+    """Heads that change the true class only, or all of them by themselves."""
+    adaface = js.adaface_update(js.adaface(norm_mean=1.0, norm_std=1.0, **UNIT), features)
+    margins = (
+        adaface,
+        js.magface(l_norm=0.5, u_norm=6.0, **UNIT),
+        js.sphereface(**UNIT),
+        js.li_arcface(**UNIT),
+        js.tvmf(4.0, 8.0),
+    )
+    losses = [js.linear_loss(features, weight, labels, margin=margin) for margin in margins]
+    drawn = js.arcface(js.elastic_margin(KEY, jnp.shape(labels)), 8.0)
+    losses.append(js.linear_loss(features, weight, labels, margin=drawn))
+    return sum(losses), js.magface_regularizer(features, l_norm=0.5, u_norm=6.0), adaface.norm_std
+
+
+def under_hard_heads(features, weight, labels, counts):
+    """Heads that change the other classes."""
+    curricular = js.curricularface(js.dynamic_margins(counts), 8.0)
+    curricular = js.curricularface_update(curricular, features, weight, labels)
+    margins = (
+        curricular,
+        js.mv_softmax(**UNIT),
+        js.arcnegface(**UNIT),
+        js.npcface(**UNIT),
+        js.sphereface_r(**UNIT),
+        js.circle(**UNIT),
+    )
+    losses = [js.linear_loss(features, weight, labels, margin=margin) for margin in margins]
+    return sum(losses), curricular.t
+
+
+def with_centers(features, centers, labels):
+    margin = js.sub_center(js.inter_top_k(js.arcface(**UNIT), 2), 2)
+    angles = js.nearest_center(features, centers, labels)[1]
+    return js.linear_loss(features, centers, labels, margin=margin), angles
+
+
+def one_against_the_rest(features, weight, labels, bias):
+    losses = 0
+    for head in (
+        js.sphereface2(r=8.0),
+        js.uniface(scale=8.0),
+        js.MarginAndLoss(js.normface(1.0), js.p2sgrad),
+    ):
+        losses += js.linear_loss(
+            features, weight, labels, head.loss, margin=head.margin, bias=bias, reduction=None
+        )
+    return losses
+
+
+def adaptive_scale(features, weight, labels):
+    stats = js.linear_stats(features, weight, labels, margin=js.normface(8.0))
+    return js.adacos_scale(stats, 8.0, C)
+
+
 def of_trials(metric, scores, same, sample_weight, **options):
     return metric(scores, same, sample_weight=sample_weight, **options)
 
@@ -276,6 +336,23 @@ CALLS = [
         call(f"linear_loss {margin_name(c)}: {c.name}", js.linear_loss, HEAD, 2, margin=c.function)
         for c in MARGINS
     ],
+    call(
+        "elastic_margin adaface adaface_update magface magface_regularizer sphereface li_arcface "
+        "tvmf",
+        under_heads,
+        HEAD,
+        2,
+    ),
+    call(
+        "curricularface curricularface_update dynamic_margins mv_softmax arcnegface npcface "
+        "sphereface_r circle",
+        under_hard_heads,
+        f"{HEAD} counts",
+        2,
+    ),
+    call("sub_center inter_top_k nearest_center", with_centers, "features centers labels", 2),
+    call("sphereface2 uniface p2sgrad MarginAndLoss", one_against_the_rest, f"{HEAD} bias", 2),
+    call("adacos_scale", adaptive_scale, HEAD, 0),
     call("linear_loss: straight_through", js.linear_loss, HEAD, 2, margin=STRAIGHT_THROUGH),
     call("linear_loss ldam", under_ldam, f"{HEAD} counts", 2),
     call("linear_loss: tokens", js.linear_loss, "tokens weight words", 2),
@@ -342,6 +419,9 @@ CALLS = [
 # What has no call of its own, and why.
 UNCALLED = {
     "AngularMargin": "what the margins are",
+    "Margin": "what any margin is",
+    "sphereface2_bias": "a Python number",
+    "uniface_bias": "a Python number",
     "ReliabilityCurve": "what reliability_curve returns",
     "IdentificationRates": "what identification_rates returns",
     "RetrievalRates": "what retrieval_rates returns",

@@ -203,6 +203,42 @@ MARGINS = [
         "angular_margin 1.5", js.angular_margin(1.5, 1.0, scale=8.0), m1=1.5, m2=1.0, scale=8.0
     ),
 ]
+
+CENTERS = 2  # of a class, in the heads below that have several vectors for one
+
+# Further heads by name. Each is in all evaluators what it is on dense logits, and those have the
+# numbers of the official code: margins/test_official.py. A new one needs a line here.
+HEADS = {
+    "adaface": js.adaface(scale=8.0, norm_mean=2.0, norm_std=1.0),
+    "magface": js.magface(l_norm=0.5, u_norm=6.0, scale=8.0),
+    "mv_softmax": js.mv_softmax(scale=8.0),
+    "mv_softmax, arcface": js.mv_softmax(0.5, scale=8.0, target="arcface", kind="fixed"),
+    "curricularface": js.curricularface(scale=8.0, t=0.3),
+    "arcnegface": js.arcnegface(scale=8.0),
+    "npcface": js.npcface(scale=8.0),
+    "sphereface": js.sphereface(scale=8.0),
+    "sphereface_r v1": js.sphereface_r(scale=8.0, version="v1", gradient="exact"),
+    "sphereface_r v2": js.sphereface_r(scale=8.0, gradient="exact"),
+    "li_arcface": js.li_arcface(scale=8.0),
+    "tvmf": js.tvmf(4.0, 8.0),
+    "circle": js.circle(scale=8.0),
+    "sphereface2": js.sphereface2(r=8.0, gradient="exact").margin,
+    "sub_center": js.sub_center(js.arcface(scale=8.0), CENTERS),
+    "inter_top_k": js.inter_top_k(js.arcface(scale=8.0), 2, 0.1),
+    "inter_top_k, sub_center": js.sub_center(js.inter_top_k(js.npcface(scale=8.0), 2), CENTERS),
+    **{
+        f"angular_margin {beyond}": js.angular_margin(1.0, 1.0, 0.1, scale=8.0, beyond=beyond)
+        for beyond in ("linear", "shift", "clamp", "easy")
+    },
+}
+
+
+def vectors_of(margin, classes, size, seed=1):
+    """Return class vectors, several for each class if the margin is for that."""
+    shape = (classes, *(margin.centers for _ in [0] if hasattr(margin, "centers")), size)
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
 STRAIGHT_THROUGH = js.angular_margin(1.0, 0.5, scale=8.0, gradient="straight_through")
 
 

@@ -203,13 +203,14 @@ def blocks_of(
 
     For the latter all classes of the device are one block.
     """
-    if has_summary(margin):
-        wanted = row_block
-        if wanted is None and class_block is not None:
-            wanted = max(1, rows * static_count("class_block", class_block, 1) // classes)
-        wanted = rows_held(rows, classes * (centers_of(margin) or 1)) if wanted is None else wanted
-        return block_sizes(rows, classes, width, wanted, classes, **given)
     centers = centers_of(margin) or 1
+    if has_summary(margin):
+        if row_block is None and is_known(rows):
+            row_block = rows_held(rows, classes * centers)
+            if class_block is not None:
+                size = static_count("class_block", class_block, 1)
+                row_block = max(1, rows * size // classes)
+        return block_sizes(rows, classes, width, row_block, classes, **given)
     if class_block is not None:
         class_block = centers * static_count("class_block", class_block, 1)
     blocks = block_sizes(rows, centers * classes, width, row_block, class_block, **given)

@@ -144,7 +144,8 @@ def follows_target(margin: Any, cosine: Array) -> bool:
         c = lax.stop_gradient(of_label)
         known = {"norm": c, "summary": None}
         if has_summary(margin):
-            known["summary"] = call(margin.summary, c, c, norm=c, class_axis=None)
+            summary = call(margin.summary, c, c, norm=c, class_axis=None)
+            known["summary"] = jax.tree.map(lambda x: x[:, None], summary)
         return look(call(margin.others, c, of_label, **known))
 
     margin = at_cosines(margin, cosine, axes=1)

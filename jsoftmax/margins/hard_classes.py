@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import as_logits, check_integers, check_shape
+from jsoftmax.core.arguments import as_logits, check_shape, integer_labels
 from jsoftmax.core.collectives import MeshAxes, check_bound_axis, psum
 from jsoftmax.core.dtypes import sum_dtype
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere
@@ -196,8 +196,7 @@ def curricularface_update(
     """
     check_bound_axis("axis_name", axis_name)
     x = as_logits(features, "features")
-    w, y = as_logits(weight, "weight"), jnp.asarray(labels)
-    check_integers(y)
+    w, y = as_logits(weight, "weight"), integer_labels(labels)
     check_shape("labels", y, x.shape[:-1], "an integer class for every example")
     known = (y >= 0) & (y < w.shape[0])
     x, w = lax.stop_gradient((x, w.at[y].get(mode="clip")))

@@ -30,7 +30,7 @@ def partition(margin: Any) -> Parts:
     """Return the parts of a margin."""
     if margin is None:
         return Parts(None, None, None, None)
-    structure, kinds, values = jax.tree.structure(margin, is_leaf=is_per_example), [], []
+    structure, kinds, values = jax.tree.structure(margin, is_leaf=_is_number), [], []
     for _, value, polynomial in numbers_of(margin):
         if polynomial and (multiple := whole_number(value)):
             kind, value = "whole", multiple
@@ -60,8 +60,13 @@ def numbers_of(margin: Any) -> list[tuple[str, Any, bool]]:
         field = fields.get(getattr(path[-1], "name", None))
         return field is not None and field.metadata.get("polynomial", False)
 
-    leaves = jax.tree_util.tree_leaves_with_path(margin, is_leaf=is_per_example)
+    leaves = jax.tree_util.tree_leaves_with_path(margin, is_leaf=_is_number)
     return [(jax.tree_util.keystr(path), x, is_polynomial(path)) for path, x in leaves]
+
+
+def _is_number(x):
+    """Say whether this is one, though JAX may see a tree in it, as in a parameter of Flax."""
+    return is_per_example(x) or hasattr(x, "__jax_array__")
 
 
 def combine(*parts: Any) -> Any:

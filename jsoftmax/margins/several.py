@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import as_logits, check_integers, check_shape
+from jsoftmax.core.arguments import as_logits, check_shape, integer_labels
 from jsoftmax.core.collectives import MeshAxes, all_gather_unvarying
 from jsoftmax.core.dtypes import sum_dtype
 from jsoftmax.core.meshes import on_any_mesh, without_classes
@@ -171,8 +171,7 @@ def nearest_center(
       (Array([1], dtype=int32), Array([[0.9273, 0.6435]], dtype=float32))
     """
     x, w = as_logits(features, "features"), as_logits(weight, "weight")
-    y = jnp.asarray(labels)
-    check_integers(y)
+    y = integer_labels(labels)
     check_shape("labels", y, x.shape[:-1], "an integer class for every example")
     expected = (*w.shape[:1], *(w.shape[1:2] or (1,)), x.shape[-1])
     check_shape("weight", w, expected, "classes by centers by features")

@@ -10,6 +10,7 @@ from cases import close, head
 from numpy.testing import assert_array_equal
 
 import jsoftmax as js
+from jsoftmax.stats.logit_stats import UNSHIFTED
 
 OPTIONS = {
     "bias": {"bias": BIAS},

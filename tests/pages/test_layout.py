@@ -15,7 +15,7 @@ MAY = {
     "maps": "core",
     "margins": "core maps",
     "stats": "core checks maps",
-    "losses": "core checks maps stats",
+    "losses": "core checks maps margins stats",
     "blockwise": "core margins stats",
     "linear": "core checks margins stats losses blockwise",
     "metrics": "core checks maps stats losses blockwise",
