@@ -1,7 +1,7 @@
 """PerExample: a margin's numbers by example, in every evaluator, with their gradients."""
 
 import dataclasses
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,6 @@ MARGINS = {
     "norms kept": js.l_softmax(2, anneal=1.0),
     "by class": js.AngularMargin(1.0, jnp.linspace(0.0, 0.5, C), 0.1, scale=4.0),
 }
-over_numbers = pytest.mark.parametrize("names", [*[(n,) for n in NUMBERS], NUMBERS], ids="+".join)
 
 
 def one_by_one(margin, x, w, labels, loss, values, **options):
@@ -57,34 +56,54 @@ def evaluated(way, margin, x, w, values, bias, loss=loss):
     return way(x, w, LABELS, loss, margin=mine, bias=bias, softcap=5.0)
 
 
-@over_numbers
-@pytest.mark.parametrize("way", [dense, *WAYS.values()], ids=["dense", *WAYS])
-def test_every_number_by_every_evaluator(way, names):
-    """Where all numbers go by example, the margin keeps the norms in one case and not in others."""
-    margin = MARGINS["norms kept" if len(names) > 1 else "unit"]
-    given = X, W, {name: VALUES[name] for name in names}, jnp.linspace(-1, 1, C)
+def gradients(function, *given):
+    return jax.jit(jax.value_and_grad(function, tuple(range(len(given)))))(*given)
 
-    def expected(x, w, values, bias):
+
+def all_given(names):
+    """Return the margin, which keeps the norms where all numbers go by example, and the rest."""
+    margin = MARGINS["norms kept" if len(names) > 1 else "unit"]
+    return margin, (X, W, {name: VALUES[name] for name in names}, jnp.linspace(-1, 1, C))
+
+
+@cache
+def alone(names):
+    margin, given = all_given(names)
+
+    def total(x, w, values, bias):
         return one_by_one(margin, x, w, LABELS, loss, values, bias=bias, softcap=5.0)
 
-    runs = (
-        jax.jit(jax.value_and_grad(each, (0, 1, 2, 3)))
-        for each in (expected, partial(evaluated, way, margin))
-    )
-    close(*(run(*given) for run in runs), rtol=2e-4, atol=2e-5)
+    return gradients(total, *given)
+
+
+# How a number acts is in the margin's formula, which all evaluators share: each number alone by one
+# evaluator of each kind, all of them by all, and two of them by all with unit norms below.
+KINDS = {"dense": dense} | {name: WAYS[name] for name in ("rows", "stats", "sharded")}
+CASES = {f"{way}-{name}": (KINDS[way], (name,)) for way in KINDS for name in NUMBERS}
+CASES |= {f"{name}-all": (way, NUMBERS) for name, way in {"dense": dense, **WAYS}.items()}
+
+
+@pytest.mark.parametrize(("way", "names"), CASES.values(), ids=CASES)
+def test_every_number_by_every_evaluator(way, names):
+    margin, given = all_given(names)
+    got = gradients(partial(evaluated, way, margin), *given)
+    close(got, alone(names), rtol=2e-4, atol=2e-5)
+
+
+TWO = X, W, {"m3": VALUES["m3"], "scale": VALUES["scale"]}, jnp.linspace(-1, 1, C)
+
+
+@cache
+def of_labels():
+    margin = MARGINS["by class"]
+    by_example = dataclasses.replace(margin, m2=js.PerExample(margin.m2[LABELS]))
+    return gradients(partial(evaluated, dense, by_example), *TWO)
 
 
 @over_ways
 def test_beside_numbers_by_class(way):
-    given = X, W, {"m3": VALUES["m3"], "scale": VALUES["scale"]}, jnp.linspace(-1, 1, C)
-    of_labels = dataclasses.replace(
-        MARGINS["by class"], m2=js.PerExample(MARGINS["by class"].m2[LABELS])
-    )
-    runs = (
-        jax.jit(jax.value_and_grad(partial(evaluated, *which), (0, 1, 2, 3)))
-        for which in ((way, MARGINS["by class"]), (dense, of_labels))
-    )
-    close(*(run(*given) for run in runs), rtol=2e-4, atol=2e-5)
+    got = gradients(partial(evaluated, way, MARGINS["by class"]), *TWO)
+    close(got, of_labels(), rtol=2e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("way", ["rows", "per example", "sharded"])
@@ -106,18 +125,18 @@ def test_forward_mode_and_second_derivatives(way):
 
 def test_vmap_and_leading_axes():
     """The values have the shape of the labels; under vmap each example may be alone."""
-    margin = partial(js.arcface, scale=js.PerExample(VALUES["scale"]))
 
+    @jax.jit
     def run(x, labels, m, s):
         mine = js.arcface(js.PerExample(m), js.PerExample(s))
         return js.linear_loss(x, W, labels, margin=mine, reduction=None)
 
     m, s = VALUES["m2"], VALUES["scale"]
-    expected = js.linear_loss(X, W, LABELS, margin=margin(js.PerExample(m)), reduction=None)
-    close(jax.vmap(run)(X, jnp.asarray(LABELS), m, s), expected)
+    expected = run(X, jnp.asarray(LABELS), m, s)
+    close(jax.jit(jax.vmap(run))(X, jnp.asarray(LABELS), m, s), expected)
     two = [jnp.stack([x, x[::-1]]) for x in (X, jnp.asarray(LABELS), m, s)]
     close(run(*two), jnp.stack([expected, expected[::-1]]))
-    close(jax.vmap(run)(*two), jnp.stack([expected, expected[::-1]]))
+    close(jax.jit(jax.vmap(run))(*two), jnp.stack([expected, expected[::-1]]))
     logits = js.linear_logits(two[0], W, two[1], margin=js.cosface(js.PerExample(two[2])))
     assert logits.shape == (2, N, C)
 
