@@ -1,5 +1,7 @@
 """Losses with arguments per example, the entropy and the temperature, by every evaluator."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,7 @@ ADVANTAGES = jnp.array([0.5, -1.0, 2.0, 0.0, -0.3])
 OLD = {"log_prob": jnp.linspace(-3, -1, N), "more": jnp.arange(2.0 * N).reshape(N, 2) / N}
 TRUSTED = jnp.array([3, 0, 1, 2, 0])
 TEMPERATURES = jnp.linspace(0.5, 2, N)
+HEAT = {"by example": TEMPERATURES, "one": 0.7}
 
 
 def ppo(stats, advantage, old, trusted):
@@ -34,18 +37,20 @@ def total(way, x, w, advantages, old, temperature, bias, softcap):
     return way(x, w, LABELS, ppo, loss_args=arguments, **options)
 
 
-@pytest.mark.parametrize("temperature", [TEMPERATURES, 0.7], ids=["by example", "one"])
+@cache
+def everything(way, temperature):
+    """Return value, gradients with respect to all that moves, and a Hessian times a vector."""
+    given = X, W, ADVANTAGES, OLD, jnp.asarray(HEAT[temperature]), BIAS, jnp.asarray(3.0)
+    tangents = jax.tree.map(lambda x: jnp.ones_like(x) / 4, given)
+    gradient = jax.value_and_grad(lambda *given: total(way, *given), range(len(given)))
+    return jax.jit(lambda given: jax.jvp(gradient, given, tangents))(given)
+
+
+@pytest.mark.parametrize("temperature", HEAT)
 @over_ways
 def test_arguments_entropy_and_temperature(way, temperature):
-    """Value, gradients with respect to all that moves, and a Hessian times a vector."""
-    given = X, W, ADVANTAGES, OLD, jnp.asarray(temperature), BIAS, jnp.asarray(3.0)
-    tangents = jax.tree.map(lambda x: jnp.ones_like(x) / 4, given)
-
-    def everything(way):
-        gradient = jax.value_and_grad(lambda *given: total(way, *given), range(len(given)))
-        return jax.jit(lambda given: jax.jvp(gradient, given, tangents))(given)
-
-    close(everything(way), everything(dense), rtol=1e-4, atol=2e-5)
+    got, expected = (everything(each, temperature) for each in (way, dense))
+    close(got, expected, rtol=1e-4, atol=2e-5)
 
 
 @over_ways

@@ -99,20 +99,21 @@ def test_options(name, axes, blocks):
     assert_array_equal(got[0][1][1].correct, expected[0][1][1].correct)
 
 
-@over_axes
-@pytest.mark.parametrize("reduction", ["mean", None])
-def test_lists_of_labels(axes, reduction):
+@cache
+def of_lists(evaluate, reduction):
     x, w, _ = head(examples=N, size=D, classes=C)
 
-    def total(evaluate, x, w, probs):
+    def total(x, w, probs):
         labels = LISTS._replace(probs=probs)
         return jnp.mean(evaluate(x, w, labels, where=KEEP, reduction=reduction))
 
-    expected, got = (
-        jax.jit(jax.value_and_grad(partial(total, evaluate), (0, 1, 2)))(x, w, LISTS.probs)
-        for evaluate in (js.linear_loss, spread(axes=axes))
-    )
-    close(got, expected)
+    return jax.jit(jax.value_and_grad(total, (0, 1, 2)))(x, w, LISTS.probs)
+
+
+@over_axes
+@pytest.mark.parametrize("reduction", ["mean", None])
+def test_lists_of_labels(axes, reduction):
+    close(of_lists(spread(axes=axes), reduction), of_lists(js.linear_loss, reduction))
 
 
 @over_axes
@@ -146,19 +147,23 @@ def test_narrow_dtypes(dtype):
     close(as_float(got[1]), as_float(expected[1]), rtol=0.02, atol=1e-3)
 
 
+@cache
+def second_derivatives(evaluate, loop, dtype):
+    x, w, labels = head(dtype, examples=8, size=D, classes=C)
+    total, v = loop(lambda x: evaluate(x, w, labels)), direction(x)
+    along = jax.grad(lambda x: jnp.vdot(jax.grad(total)(x), v).astype(jnp.float32))
+    return np.asarray(jax.jit(along)(x), np.float32)
+
+
+def no_loop(function):
+    return function
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @over_axes
 def test_second_derivatives_in_a_scan(axes, dtype):
-    x, w, labels = head(dtype, examples=8, size=D, classes=C)
-
-    def along(evaluate, loop):
-        total = loop(lambda x: evaluate(x, w, labels))
-        v = direction(x)
-        return jax.grad(lambda x: jnp.vdot(jax.grad(total)(x), v).astype(jnp.float32))
-
-    got = jax.jit(along(spread(axes=axes), in_scan))(x)
-    expected = jax.jit(along(js.linear_loss, lambda function: function))(x)
-    got, expected = (np.asarray(found, np.float32) for found in (got, expected))
+    got = second_derivatives(spread(axes=axes), in_scan, dtype)
+    expected = second_derivatives(js.linear_loss, no_loop, dtype)
     step = float(jnp.finfo(dtype).eps)
     atol = 4 * step * np.abs(expected).max()
     assert_allclose(got, expected, rtol=0, atol=atol)
