@@ -25,8 +25,12 @@ def _as_a_reader():
 
 
 @cache
+def names():
+    return names_of(PAGE)
+
+
 def recipe(name):
-    return names_of(PAGE)[name]
+    return names()[name]
 
 
 @cache
