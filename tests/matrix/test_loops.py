@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import LOSSES, MAPS, STATS_LOSSES, STRAIGHT_THROUGH
+from cases import LOSSES, MAPS, STATS_LOSSES, STRAIGHT_THROUGH, over
 from jax import lax
 from members import LABELS, SOFT, Member, direction, in_scan, numbers, weighted_sum
 from numpy.testing import assert_allclose
@@ -215,19 +215,15 @@ def check(got, expected, name):
     assert_allclose(got, expected, rtol=0, atol=1e-9 * size, err_msg=name)
 
 
-def test_second_derivatives_in_a_scan():
-    def run(inputs):
+@over(MEMBERS, "member")
+def test_second_derivatives_in_a_scan(member):
+    def run(z):
         def of(order, loop):
-            return [
-                hessian_times_vector(order, loop(weighted_sum(member.function)))(z)
-                for member, z in zip(MEMBERS, inputs, strict=True)
-            ]
+            return hessian_times_vector(order, loop(weighted_sum(member.function)))(z)
 
         return of("rr", in_scan), of("fr", lambda function: function)
 
-    found = in_float64(run, [numbers(member) for member in MEMBERS])
-    for member, got, expected in zip(MEMBERS, *found, strict=True):
-        check(got, expected, member.name)
+    check(*in_float64(run, numbers(member)), member.name)
 
 
 @pytest.mark.parametrize("member", ONE_OF_EACH, ids=[member.name for member in ONE_OF_EACH])
