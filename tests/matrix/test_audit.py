@@ -69,18 +69,13 @@ def test_integers_where_the_default_has_64_bits(dtype):
 # --- debugging tools ---
 
 
-def test_rank_promotion():
-    with jax.numpy_rank_promotion("raise"):
-        each(lambda call: jax.eval_shape(partial(evaluate, call), arrays_of(call)))
-
-
-def test_debug_nans():
+def test_debug_nans_and_rank_promotion():
     """Without jit JAX looks at every intermediate result. The second call compiles nothing."""
 
     def check(call):
         assert compiles(evaluate, call, arrays_of(call)) == 0
 
-    with jax.debug_nans(True):
+    with jax.debug_nans(True), jax.numpy_rank_promotion("raise"):
         each(check, FUNCTIONS)
 
 
