@@ -223,16 +223,12 @@ def with_centers(features, centers, labels):
 
 
 def one_against_the_rest(features, weight, labels, bias):
-    losses = 0
-    for head in (
-        js.sphereface2(r=8.0),
-        js.uniface(scale=8.0),
-        js.MarginAndLoss(js.normface(1.0), js.p2sgrad),
-    ):
-        losses += js.linear_loss(
-            features, weight, labels, head.loss, margin=head.margin, bias=bias, reduction=None
-        )
-    return losses
+    options = {"bias": bias, "reduction": None}
+    heads = js.sphereface2(r=8.0), js.uniface(scale=8.0)
+    return sum(
+        js.linear_loss(features, weight, labels, loss, margin=margin, **options)
+        for margin, loss in heads
+    )
 
 
 def adaptive_scale(features, weight, labels):
@@ -351,7 +347,8 @@ CALLS = [
         2,
     ),
     call("sub_center inter_top_k nearest_center", with_centers, "features centers labels", 2),
-    call("sphereface2 uniface p2sgrad MarginAndLoss", one_against_the_rest, f"{HEAD} bias", 2),
+    call("sphereface2 uniface MarginAndLoss", one_against_the_rest, f"{HEAD} bias", 2),
+    call("p2sgrad", js.linear_loss, HEAD, 2, loss=js.p2sgrad, margin=js.normface(1.0)),
     call("adacos_scale", adaptive_scale, HEAD, 0),
     call("linear_loss: straight_through", js.linear_loss, HEAD, 2, margin=STRAIGHT_THROUGH),
     call("linear_loss ldam", under_ldam, f"{HEAD} counts", 2),

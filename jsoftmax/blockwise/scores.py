@@ -60,14 +60,16 @@ def fold(per_vector: Array, margin: Margin | None) -> Array:
     """
     if centers_of(margin) is None:
         return per_vector
-    return jnp.swapaxes(per_vector, 0, 1).reshape(-1, *per_vector.shape[2:])
+    classes, centers, *more = per_vector.shape
+    return jnp.swapaxes(per_vector, 0, 1).reshape(centers * classes, *more)
 
 
 def unfold(per_vector: Array, margin: Margin | None) -> Array:
     """Undo `fold`."""
     if (centers := centers_of(margin)) is None:
         return per_vector
-    return jnp.swapaxes(per_vector.reshape(centers, -1, *per_vector.shape[1:]), 0, 1)
+    vectors, *more = per_vector.shape
+    return jnp.swapaxes(per_vector.reshape(centers, vectors // centers, *more), 0, 1)
 
 
 def nearest(c: Array, margin: Margin | None) -> Array:
@@ -160,7 +162,7 @@ def label_cosines(
     local = to_local_labels(labels, num_local, class_axis)
     mine = (local >= 0) & (local < num_local)
     x, w = (to_compute_dtype(each) for each in (features, weight.at[local].get(mode="clip")))
-    x = x.reshape(*labels.shape, *[1] * (weight.ndim - 2), -1)
+    x = x.reshape(*labels.shape, *[1] * (weight.ndim - 2), x.shape[-1])
     dtype = sum_dtype(x, w)
     products = jnp.sum(x.astype(dtype) * w.astype(dtype), -1)
     c = products * inverse_norm(x) * inverse_norm(w)

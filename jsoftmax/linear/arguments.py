@@ -206,7 +206,7 @@ def blocks_of(
     centers = centers_of(margin) or 1
     if has_summary(margin):
         if row_block is None and is_known(rows):
-            row_block = rows_held(rows, classes * centers)
+            row_block = max(1, rows_held(rows, classes * centers))
             if class_block is not None:
                 size = static_count("class_block", class_block, 1)
                 row_block = max(1, rows * size // classes)

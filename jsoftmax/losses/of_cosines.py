@@ -254,8 +254,8 @@ def adacos_scale(
       axis_name: inside `shard_map`, the mesh axis, or axes, over which the examples are sharded.
 
     Returns:
-      The new s, a constant. Of an even number of angles the lower one in the middle counts, as in
-      torch.
+      The new s, a constant; without examples the old one. Of an even number of angles the lower one
+      in the middle counts, as in torch.
 
     Source: Zhang et al., "AdaCos", 2019, arXiv:1905.00292, eq. 10 and 15.
 
@@ -272,6 +272,8 @@ def adacos_scale(
     if axis_name is not None:
         score, others = (all_gather_unvarying(x, axis_name) for x in (score, others))
     cosine = jnp.clip(score / jnp.asarray(scale, score.dtype), -1, 1)
+    if not score.size:
+        return jnp.asarray(scale, score.dtype)
     # The median angle is that of the median cosine: the lower angle in the middle the higher one.
     middle = jnp.sort(cosine)[cosine.size // 2]
     log_average = logsumexp(others) - math.log(others.size)
