@@ -85,6 +85,7 @@ from jsoftmax.margins.presets import (
 from jsoftmax.margins.several import inter_top_k, nearest_center, sub_center
 from jsoftmax.margins.similarities import circle, li_arcface, sphereface, sphereface_r, tvmf
 from jsoftmax.metrics.accuracy import perplexity, top_k_accuracy
+from jsoftmax.metrics.bootstrap import bootstrap_interval
 from jsoftmax.metrics.calibration import (
     ReliabilityCurve,
     adaptive_calibration_error,
@@ -94,9 +95,11 @@ from jsoftmax.metrics.calibration import (
 )
 from jsoftmax.metrics.folds import verification_accuracy
 from jsoftmax.metrics.identification import IdentificationRates, identification_rates
+from jsoftmax.metrics.open_set import OpenSetCurve, oscr
 from jsoftmax.metrics.pairs import VerificationRates, verification_rates
 from jsoftmax.metrics.retrieval import RetrievalRates, retrieval_rates
 from jsoftmax.metrics.roc import auroc, fpr_at_tpr
+from jsoftmax.metrics.selective import RiskCoverageCurve, aurc, risk_coverage_curve
 from jsoftmax.metrics.temperature import fit_temperature
 from jsoftmax.metrics.verification import (
     VerificationCurve,
@@ -230,6 +233,13 @@ __all__ = [
     "perplexity",
     "reliability_curve",
     "top_k_accuracy",
+    # what is answered if a model may abstain, and how sure a metric is
+    "OpenSetCurve",
+    "RiskCoverageCurve",
+    "aurc",
+    "bootstrap_interval",
+    "oscr",
+    "risk_coverage_curve",
     # how well embeddings tell classes apart that nobody trained on
     "IdentificationRates",
     "RetrievalRates",

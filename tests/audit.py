@@ -257,6 +257,18 @@ def of_neighbours(features, folds):
     return js.retrieval_rates(features, folds, max_r=3)
 
 
+def of_open_set(scores, same, folds, sample_weight):
+    return js.oscr(scores, same, folds, sample_weight=sample_weight)
+
+
+def of_losses(metric, scores, losses, sample_weight, **options):
+    return metric(scores, losses, sample_weight=sample_weight, **options)
+
+
+def of_samples(scores, losses):
+    return js.bootstrap_interval(KEY, js.aurc, scores, losses, num_samples=3)
+
+
 def reported(metric, logits, labels, where, sample_weight, **options):
     return metric(logits, labels, where=where, sample_weight=sample_weight, **options)
 
@@ -411,6 +423,16 @@ CALLS = [
     call("verification_rates", of_all_pairs, "features folds", 0),
     call("identification_rates", of_gallery, "weight counts features labels", 0),
     call("retrieval_rates", of_neighbours, "features folds", 0),
+    call("oscr", of_open_set, "scores same folds sample_weight", 0),
+    *[
+        call(name, partial(of_losses, metric), "scores losses sample_weight", 0, **options)
+        for name, metric, options in (
+            ("risk_coverage_curve", js.risk_coverage_curve, {}),
+            ("aurc", js.aurc, {}),
+            ("aurc: generalized", js.aurc, {"generalized": True}),
+        )
+    ],
+    call("bootstrap_interval", of_samples, "scores losses", 0),
     call("checks.looks_like_probabilities", js.checks.looks_like_probabilities, "logits", 0),
 ]
 # What has no call of its own, and why.
@@ -422,6 +444,8 @@ UNCALLED = {
     "ReliabilityCurve": "what reliability_curve returns",
     "IdentificationRates": "what identification_rates returns",
     "RetrievalRates": "what retrieval_rates returns",
+    "OpenSetCurve": "what oscr returns",
+    "RiskCoverageCurve": "what risk_coverage_curve returns",
     "VerificationCurve": "what verification_curve returns",
     "VerificationRates": "what verification_rates returns",
     "checks.checked": "takes a function, and is not to be jitted: core/test_checks.py",
@@ -438,6 +462,7 @@ UNDEFINED = (
     "verification_rates",
     "identification_rates",
     "retrieval_rates",
+    "oscr",
 )
 
 

@@ -78,8 +78,10 @@ class Accepted(NamedTuple):
 def accepted(scores: Array, *weights: Array) -> Accepted:
     """Return the sums of weights of all scores that are at least as large as each."""
     order: Any = lax.sort((-scores, *weights), is_stable=False)
-    last = last_of_equals(order[0])
-    return Accepted(-order[0], tuple(of_last(jnp.cumsum(w), last) for w in order[1:]))
+    place = jnp.arange(scores.shape[0], dtype=jnp.int32)
+    last = jnp.where(last_of_equals(order[0]), place, jnp.iinfo(jnp.int32).max)
+    last = lax.cummin(last, reverse=True)  # of the equals of each
+    return Accepted(-order[0], tuple(jnp.cumsum(w, dtype=w.dtype)[last] for w in order[1:]))
 
 
 def last_of_equals(x: Array) -> Array:
@@ -88,18 +90,17 @@ def last_of_equals(x: Array) -> Array:
     return (x != jnp.roll(x, -1)) | (jnp.arange(n) == n - 1)
 
 
-def of_last(values: Array, last: Array) -> Array:
-    """Return nondecreasing values, each replaced by that of the last of its equals."""
-    whole = jnp.issubdtype(values.dtype, jnp.integer)
-    most = jnp.iinfo(values.dtype).max if whole else jnp.inf
-    return lax.cummin(jnp.where(last, values, most), reverse=True)
-
-
 def num_at_most(values: Array, ascending: Array) -> Array:
     """Return how many of sorted numbers `[n]` are at most as large as each value."""
     if is_known(ascending.shape[0]):
         return jnp.searchsorted(ascending, values, side="right")
     return jnp.sum(ascending <= values[..., None], -1)
+
+
+def from_nothing(sums: Array, total: Array) -> Array:
+    """Return shares of a total that is accepted `[n + 1]`, of which the first is 0."""
+    sums = lax.cummax(sums.astype(total.dtype))  # of floats they may be rounded otherwise
+    return share(jnp.concatenate([jnp.zeros(1, total.dtype), sums]), total)
 
 
 def shares(trials: Trials) -> tuple[Array, Array, Array]:
@@ -110,11 +111,15 @@ def shares(trials: Trials) -> tuple[Array, Array, Array]:
     x, same, weight, valid = trials
     none = cast_like(0, weight)
     threshold, sums = accepted(x, jnp.where(same, none, weight), jnp.where(same, weight, none))
+    far, tar = (from_nothing(kind, total_of(kind, valid, x)) for kind in sums)
+    return with_nothing(threshold), far, tar
 
-    def of_all(reached):
-        reached = cast_like(reached, x)
-        total = jnp.where(valid, jnp.max(reached, initial=0), jnp.nan)
-        return share(jnp.concatenate([jnp.zeros(1, x.dtype), reached]), total)
 
-    threshold = jnp.concatenate([jnp.full(1, jnp.inf, x.dtype), threshold])
-    return threshold, of_all(sums[0]), of_all(sums[1])
+def total_of(sums: Array, valid: Array, x: Array) -> Array:
+    """Return all that is accepted in the dtype of `x`, NaN if it is not valid."""
+    return jnp.where(valid, cast_like(jnp.max(sums, initial=0), x), jnp.nan)
+
+
+def with_nothing(threshold: Array) -> Array:
+    """Return thresholds after one that accepts nothing."""
+    return jnp.concatenate([jnp.full(1, jnp.inf, threshold.dtype), threshold])

@@ -157,6 +157,7 @@ KNOWN = {
     "verification_rates": "Blocks are cut",
     "identification_rates": "Blocks are cut",
     "retrieval_rates": "Blocks are cut",
+    "bootstrap_interval": "So many examples",
     "sharded_linear_loss": r"as in '2\*n'",
 }
 
