@@ -93,6 +93,8 @@ from jsoftmax.metrics.calibration import (
     expected_calibration_error,
     reliability_curve,
 )
+from jsoftmax.metrics.debiased import debiased_calibration_error
+from jsoftmax.metrics.decomposition import LossDecomposition, loss_decomposition
 from jsoftmax.metrics.folds import verification_accuracy
 from jsoftmax.metrics.identification import IdentificationRates, identification_rates
 from jsoftmax.metrics.open_set import OpenSetCurve, oscr
@@ -100,6 +102,11 @@ from jsoftmax.metrics.pairs import VerificationRates, verification_rates
 from jsoftmax.metrics.retrieval import RetrievalRates, retrieval_rates
 from jsoftmax.metrics.roc import auroc, fpr_at_tpr
 from jsoftmax.metrics.selective import RiskCoverageCurve, aurc, risk_coverage_curve
+from jsoftmax.metrics.smooth_calibration import (
+    SmoothReliabilityCurve,
+    smooth_calibration_error,
+    smooth_reliability_curve,
+)
 from jsoftmax.metrics.temperature import fit_temperature
 from jsoftmax.metrics.verification import (
     VerificationCurve,
@@ -225,13 +232,19 @@ __all__ = [
     "symmetric_cross_entropy",
     "weighted_mean",
     # how good logits are
+    "LossDecomposition",
     "ReliabilityCurve",
+    "SmoothReliabilityCurve",
     "adaptive_calibration_error",
     "classwise_calibration_error",
+    "debiased_calibration_error",
     "expected_calibration_error",
     "fit_temperature",
+    "loss_decomposition",
     "perplexity",
     "reliability_curve",
+    "smooth_calibration_error",
+    "smooth_reliability_curve",
     "top_k_accuracy",
     # what is answered if a model may abstain, and how sure a metric is
     "OpenSetCurve",

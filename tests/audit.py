@@ -406,6 +406,10 @@ CALLS = [
             js.adaptive_calibration_error,
             js.classwise_calibration_error,
             js.reliability_curve,
+            js.smooth_calibration_error,
+            js.smooth_reliability_curve,
+            js.debiased_calibration_error,
+            js.loss_decomposition,
         )
     ],
     *[
@@ -442,6 +446,8 @@ UNCALLED = {
     "sphereface2_bias": "a Python number",
     "uniface_bias": "a Python number",
     "ReliabilityCurve": "what reliability_curve returns",
+    "SmoothReliabilityCurve": "what smooth_reliability_curve returns",
+    "LossDecomposition": "what loss_decomposition returns",
     "IdentificationRates": "what identification_rates returns",
     "RetrievalRates": "what retrieval_rates returns",
     "OpenSetCurve": "what oscr returns",

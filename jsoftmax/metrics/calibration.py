@@ -83,7 +83,7 @@ def reliability_curve(
     """
     num_bins = static_count("num_bins", num_bins, 1)
     logits, labels, weight = metric_inputs(logits, labels, where, sample_weight, ignore_index)
-    confidence, right = _top(_probabilities(logits, weight), labels)
+    confidence, right = top_confidence(logits, labels, weight)
     index = _equal_width(confidence, num_bins)
 
     def per_bin(values):
@@ -180,7 +180,7 @@ def adaptive_calibration_error(
     num_bins = static_count("num_bins", num_bins, 1)
     logits, labels, weight = metric_inputs(logits, labels, where, sample_weight, ignore_index)
     check_known("logits", weight.size, "The bins of equally many examples depend on their number.")
-    confidence, right = _top(_probabilities(logits, weight), labels)
+    confidence, right = top_confidence(logits, labels, weight)
     order = jnp.argsort(confidence, axis=None)
     confidence, right, weight = (x.ravel()[order] for x in (confidence, right, weight))
     # Cumulative sums up to and including each example and its ties. Interpolating them at the bin
@@ -251,8 +251,9 @@ def _probabilities(logits, weight):
     return jnp.where(weight[..., None] == 0, 0, softmax(to_compute_dtype(logits)))
 
 
-def _top(p, labels):
+def top_confidence(logits: Array, labels: Array, weight: Array) -> tuple[Array, Array]:
     """Return the probability of the predicted class, and 1 where that is the label, else 0."""
+    p = _probabilities(logits, weight)
     return jnp.max(p, -1), cast_like(lax.argmax(p, p.ndim - 1, labels.dtype) == labels, p)
 
 

@@ -23,6 +23,8 @@ METRICS = [
     js.expected_calibration_error,
     js.adaptive_calibration_error,
     js.classwise_calibration_error,
+    js.smooth_calibration_error,
+    js.debiased_calibration_error,
     js.fit_temperature,
 ]
 over_metrics = pytest.mark.parametrize(
