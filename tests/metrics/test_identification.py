@@ -164,16 +164,18 @@ def test_dtypes(dtype):
 
 
 def test_checked_says_what_is_missing():
-    known = np.isin(PROBE_LABELS, GALLERY_LABELS)
-    checked = js.checks.checked(js.identification_rates)
+    checked = js.checks.checked(jax.jit(js.identification_rates))
     with pytest.raises(Exception, match="class is in the gallery"):
-        checked(GALLERY, GALLERY_LABELS, PROBES[~known], PROBE_LABELS[~known])
+        checked(GALLERY, GALLERY_LABELS, PROBES, PROBE_LABELS + CLASSES)
     with pytest.raises(Exception, match="is not in the gallery"):
-        checked(GALLERY, GALLERY_LABELS, PROBES[known], PROBE_LABELS[known])
-    closed = js.checks.checked(partial(js.identification_rates, far=()))
-    assert closed(GALLERY, GALLERY_LABELS, PROBES[known], PROBE_LABELS[known]).dir.shape == (0,)
+        checked(GALLERY, GALLERY_LABELS, PROBES, np.full(Q, GALLERY_LABELS[0]))
     with pytest.raises(Exception, match="another embedding"):
-        js.checks.checked(partial(js.retrieval_rates, max_r=2))(PROBES, np.arange(Q))
+        js.checks.checked(partial(js.retrieval_rates, k=1, max_r=1))(PROBES, np.arange(Q))
+
+
+def test_a_closed_set_has_no_rates_of_unknown_probes():
+    found = js.identification_rates(GALLERY, GALLERY_LABELS, PROBES, PROBE_LABELS, far=())
+    assert found.dir.shape == found.threshold.shape == (0,)
 
 
 def test_arguments():
