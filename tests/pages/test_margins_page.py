@@ -1,4 +1,4 @@
-"""docs/margins.md: its tables name every head and its defaults, its code does what it says."""
+"""docs/margins.md, and what CONTRIBUTING.md adds to it: defaults, other libraries, own code."""
 
 import ast
 import inspect
@@ -294,3 +294,45 @@ def test_filtered_classes_count_as_zero():
         margin = evaluated(here("interclass_filtering"))
         found = js.linear_logits(FEATURES, WEIGHT, LABELS, margin=margin)
     assert_allclose(found, expected, rtol=1e-9)
+
+
+# --- CONTRIBUTING.md ---
+
+
+@cache
+def contributing():
+    return names_of("CONTRIBUTING.md")
+
+
+def test_a_margin_in_fifteen_lines():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    source = text.split("@jax.tree_util")[1].split("```")[0]
+    assert len([line for line in source.splitlines() if line.strip()]) <= 15
+
+
+def test_a_margin_of_ones_own_and_a_loss():
+    names = contributing()
+    x, w, y = (np.asarray(names[name], np.float64) for name in "xwy")
+    y = y.astype(int)
+
+    def logits(x, w, margin):
+        x, w = (v / jnp.linalg.norm(v, axis=-1, keepdims=True) for v in (x, w))
+        c = x @ w.T
+        own = jnp.take_along_axis(c, y[:, None], -1)
+        target = own - margin * (1 + own) / 2
+        others = jnp.where(c > target, c + 0.2, c)
+        return 32 * jnp.where(np.arange(len(w)) == y[:, None], target, others)
+
+    def mean(x, w, margin):
+        z = logits(x, w, margin)
+        log_p = jax.nn.log_softmax(z, -1)
+        return -jnp.take_along_axis(log_p, y[:, None], -1).mean()
+
+    with jax.enable_x64(True):
+        found = jax.value_and_grad(mean, (0, 1, 2))(x, w, 0.3)
+        p = jax.nn.softmax(logits(x, w, 0.3), -1)[np.arange(4), y]
+    assert_allclose(names["loss"], found[0], rtol=1e-5)
+    for got, expected in zip((*names["slopes"], names["learned"]), found[1], strict=True):
+        assert np.any(expected)
+        assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    assert_allclose(names["doubt"], np.mean((1 - np.asarray(p)) ** 2), rtol=1e-5)

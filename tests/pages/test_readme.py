@@ -10,7 +10,11 @@ from page_code import ROOT, code_of, names_of
 import jsoftmax as js
 
 README = (ROOT / "README.md").read_text()
-PAGES = ["README.md", *(str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("docs/*.md")))]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *(str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("docs/*.md"))),
+]
 
 
 def readers_own():
