@@ -7,7 +7,14 @@ from pathlib import Path
 
 from jsoftmax.bench.contestants import CONTESTANTS
 from jsoftmax.bench.device.check import PARTS
-from jsoftmax.bench.problem import DISTILLATION, LOSSES, MARGINS, PRESETS, Problem
+from jsoftmax.bench.problem import (
+    DISTILLATION,
+    LOSSES,
+    MARGINS,
+    PRESETS,
+    WITH_OWN_LOSS,
+    Problem,
+)
 
 
 def options(arguments: list[str] | None, description: str) -> tuple[argparse.Namespace, Problem]:
@@ -104,6 +111,13 @@ def options(arguments: list[str] | None, description: str) -> tuple[argparse.Nam
     problem = _problem(chosen)
     if problem.loss == DISTILLATION and problem.margin != "none":
         parser.error(f"argument --margin: expected none with --loss {DISTILLATION}")
+    if problem.margin in WITH_OWN_LOSS:
+        if chosen.loss:
+            parser.error(f"argument --loss: {problem.margin} has its own; leave it out")
+        if chosen.plan:
+            parser.error("argument --margin: --plan is for heads of cross-entropy and its kin")
+    if chosen.plan and problem.centers:
+        parser.error("argument --margin: --plan is for heads with one vector for each class")
     for mode in ("plan", "tune"):
         if getattr(chosen, mode) and (problem.loss_args() or problem.loss == DISTILLATION):
             parser.error(f"argument --loss: --{mode} is for losses of one head and its labels")

@@ -20,7 +20,7 @@ from jax import lax
 import jsoftmax as js
 from jsoftmax.bench import cuda_contestants, torch_contestants
 from jsoftmax.bench.measure import Runner, compiled
-from jsoftmax.bench.problem import DISTILLATION, Data, Problem
+from jsoftmax.bench.problem import DISTILLATION, WITH_OWN_LOSS, Data, Problem
 
 TEMPERATURE = 2.0  # of the distillation
 _MODULES = {"quack-kernels": "quack"}  # not named as what is installed
@@ -100,12 +100,14 @@ def matrix_products(problem: Problem, data: Data) -> Runner:
         if teacher is not None:  # whose products are not computed if nobody reads them
             others = lax.optimization_barrier(_dot(teacher.features, teacher.weight, 1, 1))
             x = x + (0 * others[0, 0]).astype(x.dtype)
+        w, shape = w.reshape(-1, w.shape[-1]), w.shape  # of sub-centers: each is a vector
         # The barriers stand where the loss would be computed: no operation moves across them.
         z = lax.optimization_barrier(_dot(x, w, 1, 1))
         if not problem.backward:
             return z[0, 0]
         dz = lax.optimization_barrier(z.astype(x.dtype))
-        return z[0, 0], (_dot(dz, w, 1, 0).astype(x.dtype), _dot(dz, x, 0, 0).astype(w.dtype))
+        dx, dw = _dot(dz, w, 1, 0).astype(x.dtype), _dot(dz, x, 0, 0).astype(w.dtype)
+        return z[0, 0], (dx, dw.reshape(shape))
 
     return compiled(products, *data)
 
@@ -153,7 +155,8 @@ def in_blocks(
         js.linear_loss,
         loss=problem.loss_function(),
         loss_args=problem.loss_args(),
-        margin=problem.angular_margin(),
+        margin=problem.head_margin(),
+        bias=problem.bias(),
         **blocks,
     )
 
@@ -170,8 +173,9 @@ def jsoftmax_dense(problem: Problem) -> Callable:
         return distil
 
     def loss_fn(x, w, labels):
-        logits = js.linear_logits(x, w, labels, margin=problem.angular_margin())
-        if problem.loss == "nll":
+        given = {"margin": problem.head_margin(), "bias": problem.bias()}
+        logits = js.linear_logits(x, w, labels, **given)
+        if problem.loss == "nll" and problem.margin not in WITH_OWN_LOSS:
             return js.cross_entropy(logits, labels).mean()
         return problem.loss_function()(js.logit_stats(logits, labels), *problem.loss_args()).mean()
 
@@ -224,6 +228,10 @@ def _face(problem):
     return problem.loss == "nll" and problem.margin in ("arcface", "cosface")
 
 
+def _in_metric_learning(problem):
+    return problem.loss == "nll" and problem.margin in torch_contestants.METRIC_LEARNING
+
+
 def _plain_or_face(problem):
     return _plain(problem) or _face(problem)
 
@@ -248,7 +256,7 @@ CONTESTANTS = [
     Contestant(
         "torch-metric-learning",
         torch_contestants.metric_learning,
-        _face,
+        _in_metric_learning,
         ("torch", "pytorch-metric-learning"),
     ),
     Contestant("liger", cuda_contestants.liger, _plain, ("torch", "liger-kernel"), on_cuda=True),

@@ -185,7 +185,7 @@ def _full_step(problem, mesh):
         **_AXES,
         num_classes=problem.classes,
         loss=problem.loss_function(),
-        margin=problem.angular_margin(),
+        margin=problem.head_margin(),
     )
 
     def step(key, features, labels, weight, state):
@@ -211,7 +211,7 @@ def _sampled_step(problem, sample_rate, mesh, specs):
                 weight,
                 sample.labels,
                 problem.loss_function(),
-                margin=problem.angular_margin(),
+                margin=problem.head_margin(),
                 where=real if c * mesh.shape["model"] > problem.classes else None,
                 **_AXES,
             )

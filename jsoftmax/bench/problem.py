@@ -28,7 +28,8 @@ def grpo(stats: js.LogitStats, advantage: Array, old: Array, reference: Array) -
 DISTILLATION = "distillation"  # of two heads, and so no loss of `LogitStats`
 OWN_LOSSES = {"entropy_bonus": entropy_bonus, "grpo": grpo}
 LOSSES = ["nll", "focal", "poly1", "gce", "mae", "sce", *OWN_LOSSES, DISTILLATION]
-MARGINS = [
+# The margins whose formula in float64 is `exact`.
+EXACT = [
     "none",
     "modified_softmax",
     "normface",
@@ -40,10 +41,38 @@ MARGINS = [
     "combined_margin",
     "angular_margin",
 ]
+# Heads that are more than a function of the library without arguments.
+COMPOSED: dict[str, Callable[[], Any]] = {
+    "sub_center": lambda: js.sub_center(js.arcface()),
+    "inter_top_k": lambda: js.inter_top_k(js.arcface(0.2, 32.0)),
+    "p2sgrad": lambda: js.MarginAndLoss(js.normface(1.0), js.p2sgrad),
+}
+BIASES = {"sphereface2": js.sphereface2_bias, "uniface": js.uniface_bias}
+WITH_OWN_LOSS = ["p2sgrad", *BIASES]
+MARGINS = [
+    *EXACT,
+    "sphereface",
+    "adaface",
+    "magface",
+    "mv_softmax",
+    "curricularface",
+    "arcnegface",
+    "npcface",
+    "sphereface_r",
+    "li_arcface",
+    "circle",
+    "tvmf",
+    "sub_center",
+    "inter_top_k",
+    *WITH_OWN_LOSS,
+]
 
 
 class Data(NamedTuple):
-    """Features `[rows, features]`, weight `[classes, features]` and labels `[rows]`."""
+    """Features `[rows, features]`, weight `[classes, features]` and labels `[rows]`.
+
+    For sub-centers the weight is `[classes, centers, features]`.
+    """
 
     features: Array
     weight: Array
@@ -68,6 +97,8 @@ class Problem(NamedTuple):
 
     def loss_function(self) -> Callable[..., Array]:
         """Return the loss as a function of `LogitStats` and `loss_args`."""
+        if self.margin in WITH_OWN_LOSS:
+            return self._head().loss
         return OWN_LOSSES.get(self.loss) or getattr(js, self.loss)
 
     def loss_args(self) -> tuple[Array, ...]:
@@ -77,13 +108,30 @@ class Problem(NamedTuple):
         advantage, *noise = jax.random.normal(jax.random.key(1), (3, self.rows))
         return advantage, *(n / 4 - math.log(self.classes) for n in noise)
 
-    def angular_margin(self) -> js.AngularMargin | None:
-        """Return the margin with its paper's parameters."""
-        return None if self.margin == "none" else getattr(js, self.margin)()
+    def head_margin(self) -> Any:
+        """Return the margin with its paper's parameters, or None."""
+        head = self._head()
+        return head.margin if self.margin in WITH_OWN_LOSS else head
+
+    def bias(self) -> Array | None:
+        """Return the bias of a head that needs one, as it starts, or None."""
+        if self.margin not in BIASES:
+            return None
+        return jnp.full(self.classes, BIASES[self.margin](self.classes), jnp.float32)
+
+    @property
+    def centers(self) -> int | None:
+        """How many vectors a class has, None for one without an axis for it."""
+        return getattr(self.head_margin(), "centers", None)
+
+    def _head(self) -> Any:
+        if self.margin == "none":
+            return None
+        return COMPOSED.get(self.margin, getattr(js, self.margin))()
 
     def number(self, name: str) -> float:
         """Return a parameter of the margin, such as its scale."""
-        return float(np.asarray(getattr(self.angular_margin(), name)))
+        return float(np.asarray(getattr(self.head_margin(), name)))
 
     def scaled(self, factor: float) -> "Problem":
         """Return the problem with so many times the rows and classes."""
@@ -108,7 +156,9 @@ class Problem(NamedTuple):
 
     def _data(self, key):
         keys = jax.random.split(key, 3)
-        weight = jax.random.normal(keys[1], (self.classes, self.features), self.dtype)
+        centers = () if self.centers is None else (self.centers,)
+        shape = self.classes, *centers, self.features
+        weight = jax.random.normal(keys[1], shape, self.dtype)
         return Data(
             jax.random.normal(keys[0], (self.rows, self.features), self.dtype),
             weight * jnp.asarray(1 / math.sqrt(self.features), self.dtype),
@@ -127,12 +177,12 @@ PRESETS = {
 def exact(problem: Problem, data: Data) -> tuple[float, np.ndarray, np.ndarray] | None:
     """Return the mean loss and the gradients of features and weight, in float64 numpy.
 
-    Uses the papers' formulas, for `nll` and `focal` with any margin; None for other losses.
+    Uses the papers' formulas, for `nll` and `focal` with a margin of `EXACT`; None for others.
     """
-    if problem.loss not in ("nll", "focal"):
+    if problem.loss not in ("nll", "focal") or problem.margin not in EXACT:
         return None
     plain = js.AngularMargin(normalize_features=False, normalize_weight=False)
-    margin = problem.angular_margin() or plain
+    margin = problem.head_margin() or plain
     m1, m2, m3, scale, anneal = (
         float(np.asarray(getattr(margin, name))) for name in ("m1", "m2", "m3", "scale", "anneal")
     )

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from jsoftmax.bench.contestants import FLOOR
 from jsoftmax.bench.measure import Outcome, size
-from jsoftmax.bench.problem import Problem
+from jsoftmax.bench.problem import WITH_OWN_LOSS, Problem
 
 # Okabe and Ito's colours, and three of Paul Tol's, which colour-blind readers can tell apart. One
 # colour per library; lines are dotted for implementations that materialise the logits.
@@ -122,7 +122,8 @@ def _shape(problem):
 
 def _task(problem):
     margin = "no margin" if problem.margin == "none" else problem.margin
-    return f"{problem.loss}, {margin}, {'loss and gradients' if problem.backward else 'loss only'}"
+    loss = "own loss" if problem.margin in WITH_OWN_LOSS else problem.loss
+    return f"{loss}, {margin}, {'loss and gradients' if problem.backward else 'loss only'}"
 
 
 def _bold(text, best):

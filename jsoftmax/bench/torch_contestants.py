@@ -9,6 +9,31 @@ from jsoftmax.bench.measure import Runner
 from jsoftmax.bench.problem import Data, Problem
 
 
+def _arcface(problem):  # in degrees
+    return {"margin": math.degrees(problem.number("m2")), "scale": problem.number("scale")}
+
+
+def _cosface(problem):
+    return {"margin": problem.number("m3"), "scale": problem.number("scale")}
+
+
+def _multiplied(problem):
+    return {"margin": round(problem.number("m1")), "scale": 1}
+
+
+# The losses of pytorch-metric-learning, and their arguments for a problem.
+METRIC_LEARNING: dict[str, tuple[str, Callable[[Problem], dict[str, Any]]]] = {
+    "normface": ("NormalizedSoftmaxLoss", lambda p: {"temperature": 1 / p.number("scale")}),
+    "l_softmax": ("LargeMarginSoftmaxLoss", _multiplied),
+    "a_softmax": ("SphereFaceLoss", _multiplied),
+    "am_softmax": ("CosFaceLoss", _cosface),
+    "cosface": ("CosFaceLoss", _cosface),
+    "arcface": ("ArcFaceLoss", _arcface),
+    "sub_center": ("SubCenterArcFaceLoss", lambda p: _arcface(p) | {"sub_centers": p.centers}),
+    "p2sgrad": ("P2SGradLoss", lambda p: {}),
+}
+
+
 def dense(problem: Problem, data: Data) -> Runner:
     """Prepare a matrix product and `cross_entropy`."""
     functional = import_module("torch").nn.functional
@@ -36,19 +61,22 @@ def chunked(problem: Problem, data: Data) -> Runner:
 def metric_learning(problem: Problem, data: Data) -> Runner:
     """Prepare the loss module of pytorch-metric-learning with our weight."""
     torch, losses = import_module("torch"), import_module("pytorch_metric_learning.losses")
-    (x, w, labels), scale = tensors(data), problem.number("scale")
-    size = {"num_classes": problem.classes, "embedding_size": problem.features}
-    if problem.margin == "arcface":  # in degrees
-        module = losses.ArcFaceLoss(**size, margin=math.degrees(problem.number("m2")), scale=scale)
-    else:
-        module = losses.CosFaceLoss(**size, margin=problem.number("m3"), scale=scale)
-    module.W = torch.nn.Parameter(w.T.contiguous())  # [features, classes]
+    x, w, labels = tensors(data)
+    name, options = METRIC_LEARNING[problem.margin]
+    features = "descriptors_dim" if problem.margin == "p2sgrad" else "embedding_size"
+    size = {"num_classes": problem.classes, features: problem.features}
+    module = getattr(losses, name)(**size, **options(problem))
+    held = "weight" if problem.margin == "p2sgrad" else "W"
+    vectors = torch.nn.Parameter(w.reshape(-1, w.shape[-1]).T.contiguous())  # [features, vectors]
+    setattr(module, held, vectors)
 
     def loss_fn(x, w, labels):
         return module(x, labels)
 
-    # Cosines, the label mask, its product, logits, log-probabilities, and gradients.
-    found = runner(problem, loss_fn, (x, module.W, labels), arrays=7)
+    # Cosines, the label mask, its product, logits, log-probabilities, and gradients; of all
+    # sub-centers, their cosines and their gradients.
+    arrays = 7 + 2 * ((problem.centers or 1) - 1)
+    found = runner(problem, loss_fn, (x, vectors, labels), arrays=arrays)
     return found._replace(transposed=True)
 
 

@@ -17,14 +17,17 @@ from jsoftmax.bench import maps as bench_maps
 from jsoftmax.bench import measure as bench_measure
 from jsoftmax.bench import report as bench_report
 from jsoftmax.bench import run as bench
+from jsoftmax.bench import torch_contestants as bench_torch
 from jsoftmax.bench.cli import options
 from jsoftmax.bench.device.check import PARTS
 from jsoftmax.bench.problem import (
     DISTILLATION,
+    EXACT,
     LOSSES,
     MARGINS,
     OWN_LOSSES,
     PRESETS,
+    WITH_OWN_LOSS,
     Problem,
     exact,
 )
@@ -117,6 +120,9 @@ def test_presets_options_and_scale():
         (["--device-check", "--preset", "small"], "--preset: --device-check has its own"),
         (["--device-check", "--skip", *PARTS], "--skip: no part is left"),
         (["--maps", "--sparse"], "not allowed with argument"),
+        (["--margin", "uniface", "--loss", "focal"], "--loss: uniface has its own; leave it out"),
+        (["--plan", "--margin", "uniface"], "--margin: --plan is for heads of cross-entropy"),
+        (["--plan", "--margin", "sub_center"], "--margin: --plan is for heads with one vector"),
         (["--json", "."], "--json: can not write '.': Is a directory"),
     ],
 )
@@ -185,7 +191,7 @@ def test_maps(kind, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("loss", ["nll", "focal"])
-@pytest.mark.parametrize("margin", MARGINS)
+@pytest.mark.parametrize("margin", EXACT)
 def test_exact_gradients_are_those_of_the_exact_loss(margin, loss):
     # By central differences along a direction; that the loss is ours, the device check says.
     small = Problem(8, 16, 32, loss=loss, margin=margin)
@@ -204,24 +210,62 @@ def test_exact_gradients_are_those_of_the_exact_loss(margin, loss):
 
 @pytest.mark.parametrize("loss", [*OWN_LOSSES, DISTILLATION])
 def test_losses_that_are_not_the_library_s(loss):
+    in_blocks_as_held(Problem(6, 4, 11, loss=loss, blocks=2))
+
+
+@pytest.mark.parametrize("margin", [name for name in MARGINS if name not in EXACT])
+def test_heads_without_an_exact_answer(margin):
+    problem = Problem(6, 4, 11, margin=margin, blocks=2)
+    assert problem.data().weight.ndim == (3 if margin == "sub_center" else 2)
+    assert exact(problem, problem.data()) is None
+    in_blocks_as_held(problem)
+
+
+def in_blocks_as_held(problem):
     """In blocks and with logits held: the same loss and gradients."""
-    problem = Problem(6, 4, 11, loss=loss, blocks=2)
     data = problem.data()
     held, blocks = (
         jax.jit(jax.value_and_grad(make(problem), (0, 1)))(*data)
         for make in (bench_contestants.jsoftmax_dense, bench_contestants.jsoftmax_blocks)
     )
-    close(blocks, held)
+    for got, expected in zip(jax.tree.leaves(blocks), jax.tree.leaves(held), strict=True):
+        close(got, expected, atol=2e-6 * float(jnp.max(jnp.abs(expected))))
     assert any(jnp.any(gradient) for gradient in held[1])
+
+
+@pytest.mark.parametrize("margin", ["sub_center", *WITH_OWN_LOSS])
+def test_heads_with_a_loss_or_a_weight_of_their_own(margin, capsys):
+    (run,) = bench.main([*TINY, "--margin", margin, "--only", "jsoftmax", "jsoftmax-dense"])
+    assert list(run.outcomes) == [bench_contestants.FLOOR, "jsoftmax", "jsoftmax-dense"]
+    assert not any(outcome.failure for outcome in run.outcomes.values())
+    said = "own loss" if margin in WITH_OWN_LOSS else "nll"
+    assert f"{said}, {margin}, loss and gradients" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("margin", bench_torch.METRIC_LEARNING)
+def test_pytorch_metric_learning_has_the_same_loss(margin):
+    pytest.importorskip("torch")
+    pytest.importorskip("pytorch_metric_learning")
+    problem = Problem(6, 4, 11, margin=margin)
+    data = problem.data()
+    theirs = bench_torch.metric_learning(problem, data).step()
+    factor = 11 if margin == "p2sgrad" else 1  # a mean over classes
+    ours = bench_contestants.jsoftmax_dense(problem)(*data) / factor
+    np.testing.assert_allclose(theirs[0], ours, rtol=1e-4)
 
 
 def test_the_lists_are_complete():
     assert set(bench_report.LOOKS) == {c.name for c in bench_contestants.CONTESTANTS}
     assert set(LOSSES) - {*OWN_LOSSES, DISTILLATION} <= set(js.__all__)
     home = {name: getattr(getattr(js, name), "__module__", "") for name in js.__all__}
-    margins = {name for name in js.__all__ if home[name].startswith("jsoftmax.margins")}
-    # ldam takes class counts, and the time of cosface
-    assert set(MARGINS) == {"none", *margins} - {"AngularMargin", "PerExample", "ldam"}
+    where = "jsoftmax.margins", "jsoftmax.losses.of_cosines"
+    margins = {name for name in js.__all__ if home[name].startswith(where)}
+    margins -= {name for name in margins if isinstance(getattr(js, name), type)}
+    # These make numbers for a margin, and take the time of cosface or arcface.
+    margins -= {"ldam", "dynamic_margins", "elastic_margin", "adacos_scale"}
+    # These go with one.
+    margins -= {"magface_regularizer", "nearest_center", "sphereface2_bias", "uniface_bias"}
+    assert set(MARGINS) == {"none", *(name for name in margins if not name.endswith("_update"))}
 
 
 def test_free_memory_and_sizes(monkeypatch):

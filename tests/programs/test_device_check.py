@@ -36,7 +36,7 @@ def _standard_promotion():
 
 @pytest.fixture
 def _tiny(monkeypatch):
-    monkeypatch.setattr(accuracy, "MARGINS", ["arcface"])
+    monkeypatch.setattr(accuracy, "EXACT", ["arcface"])
     monkeypatch.setattr(accuracy, "BOUNDS", {"float32": 2e-5})
     monkeypatch.setattr(accuracy, "PRECISIONS", (None,))
     monkeypatch.setattr(heads, "HEADS", {"tiny": TINY})

@@ -1,4 +1,4 @@
-"""The accuracy of a device: values and gradients of every margin, by every route, against float64.
+"""The accuracy of a device: values and gradients of margins, by every route, against float64.
 
 Tiny shapes, with blocks that do not divide them: what is looked for is a device, or a compiler,
 that computes something else. float32 is asked for at the highest precision, since the products of
@@ -21,7 +21,7 @@ from rich.table import Table
 import jsoftmax as js
 from jsoftmax.bench.device.part import Finding, Limits
 from jsoftmax.bench.measure import ahead, check_time, reason
-from jsoftmax.bench.problem import MARGINS, Data, Problem, error, exact
+from jsoftmax.bench.problem import EXACT, Data, Problem, error, exact
 from jsoftmax.bench.report import TIGHT
 
 LOSSES = {"nll": js.cross_entropy, "focal": js.focal_loss}  # by name of statistics: of logits
@@ -55,7 +55,7 @@ def checked(limits: Limits) -> Iterator[Finding]:
     asked = {"float32": "highest", "bfloat16": None}
     cases = [
         _Case(margin, dtype, route, asked[dtype])
-        for margin in MARGINS
+        for margin in EXACT
         for dtype in BOUNDS
         for route in ROUTES
     ]
@@ -70,7 +70,7 @@ def _errors(cases: list[_Case], limits: Limits) -> list[dict[str, Any]]:
     """Return the errors of each case and loss, or why there are none."""
     data = {dtype: Problem(*_SHAPE, dtype).data() for dtype in BOUNDS}
     # Margins that differ only in numbers share a program, which has both losses.
-    kinds = {case: (*case[1:], _kind(case.problem().angular_margin())) for case in cases}
+    kinds = {case: (*case[1:], _kind(case.problem().head_margin())) for case in cases}
     shared_by = collections.Counter(kind for *_, kind in kinds.values())
     cases = sorted(cases, key=lambda case: -shared_by[kinds[case][-1]])  # most margins first
     tasks = {kinds[case]: partial(_compiled, case, data[case.dtype]) for case in cases}
@@ -81,7 +81,7 @@ def _errors(cases: list[_Case], limits: Limits) -> list[dict[str, Any]]:
             try:
                 check_time(limits.deadline)
                 program = programs[kinds[case]]()
-                results = program(_numbers(case.problem().angular_margin()), data[case.dtype])
+                results = program(_numbers(case.problem().head_margin()), data[case.dtype])
             except Exception as failure:
                 why = {"failure": reason(failure)}
                 found += [case._asdict() | {"loss": loss} | why for loss in LOSSES]
@@ -99,7 +99,7 @@ def _errors(cases: list[_Case], limits: Limits) -> list[dict[str, Any]]:
 
 def _compiled(case: _Case, data: Data) -> Callable:
     """Compile the case's route for all margins of its kind, as a function of their numbers."""
-    template = case.problem().angular_margin()
+    template = case.problem().head_margin()
 
     def gradients(numbers, data, name, of_logits):
         margin = None if template is None else dataclasses.replace(template, **numbers)
@@ -149,7 +149,7 @@ def _by_margin(errors):
     shown.add_column("", no_wrap=True)
     for dtype, route in cases:
         shown.add_column(f"{dtype}\n{route}", justify="right")
-    for margin in MARGINS:
+    for margin in EXACT:
         cells = []
         for dtype, route in cases:
             those = [
