@@ -38,9 +38,12 @@ def _embedding(axis, result, labels):
     # Without the few farthest features, which would shrink all others.
     reach = np.quantile(np.linalg.norm(result.features, axis=-1), 0.99)
     features = result.features / reach
-    for digit, vector in enumerate(result.class_vectors):
-        direction = vector / np.linalg.norm(vector)
-        axis.plot(*np.outer(direction, [0, 1.08]), color=COLOURS[digit], linewidth=0.8, zorder=1)
+    for digit, vectors in enumerate(result.class_vectors):
+        directions = np.atleast_2d(vectors)  # of several centers
+        directions = directions / np.linalg.norm(directions, axis=-1, keepdims=True)
+        for ray in directions:
+            axis.plot(*np.outer(ray, [0, 1.08]), color=COLOURS[digit], linewidth=0.8, zorder=1)
+        direction = directions.mean(0) / np.linalg.norm(directions.mean(0))
         axis.text(
             *(1.2 * direction),
             str(digit),

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,44 +31,11 @@ try:
     from sklearn.datasets import load_digits
 
     from jsoftmax.demo import figures
+    from jsoftmax.demo.heads import BATCH, DEFAULT, HEADS, Head
 except ModuleNotFoundError as missing:
     sys.exit(f"The demo needs {missing.name!r}: pip install 'jsoftmax[demo]'")
 
-BATCH = 50
 LEARNING_RATE = 0.02
-
-
-class Head(NamedTuple):
-    """A head of the demo: its title, and its margin as a function of training progress."""
-
-    title: str
-    margin: Callable[[float], js.AngularMargin | None]
-
-
-def annealed(progress: float) -> jax.Array:
-    """Return the λ of L- and A-Softmax: decays from 1000 to 5 in the first half of training."""
-    return jnp.float32(1000 * (5 / 1000) ** min(1.0, 2 * progress))
-
-
-def after_warm_up(margin: js.AngularMargin) -> Callable[[float], js.AngularMargin]:
-    """Leave features unnormalised for 60% of training, then use a margin on the unit circle.
-
-    On a circle a class cannot pass its neighbours; in the plane it can, through the middle. So the
-    classes first find their order in the plane. Wider embeddings do not need this.
-    """
-    return lambda progress: js.modified_softmax() if progress < 0.6 else margin
-
-
-# Ten classes on a circle are 36 degrees apart: the margins and scales of the papers, made for more
-# dimensions, are too large.
-HEADS = {
-    "softmax": Head("softmax", lambda progress: None),
-    "modified": Head("modified softmax", lambda progress: js.modified_softmax()),
-    "l-softmax": Head("L-Softmax m=4", lambda progress: js.l_softmax(4, anneal=annealed(progress))),
-    "a-softmax": Head("A-Softmax m=4", lambda progress: js.a_softmax(4, anneal=annealed(progress))),
-    "am-softmax": Head("AM-Softmax m=0.15 s=16", after_warm_up(js.am_softmax(0.15, 16.0))),
-    "arcface": Head("ArcFace m=0.2 s=16", after_warm_up(js.arcface(0.2, 16.0))),
-}
 
 
 class Digits(NamedTuple):
@@ -95,7 +62,7 @@ def load(name: str) -> Digits:
 class Net(nnx.Module):
     """Two convolutions and a hidden layer to a 2-D feature; also holds the class vectors."""
 
-    def __init__(self, size: int, rngs: nnx.Rngs):
+    def __init__(self, size: int, head: Head, rngs: nnx.Rngs):
         """Make the network for images of `size` by `size` pixels."""
         self.convs = nnx.List(
             [nnx.Conv(1, 16, (3, 3), rngs=rngs), nnx.Conv(16, 32, (3, 3), rngs=rngs)]
@@ -104,7 +71,10 @@ class Net(nnx.Module):
         self.norms = nnx.List([nnx.BatchNorm(n, momentum=0.9, rngs=rngs) for n in (16, 32, 128)])
         self.feature = nnx.Linear(128, 2, rngs=rngs)
         angle = 2 * jnp.pi * jnp.arange(10.0) / 10
+        if head.centers:
+            angle = angle[:, None] + jnp.linspace(-0.1, 0.1, head.centers)
         self.class_vectors = nnx.Param(jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1))
+        self.bias = None if head.bias is None else nnx.Param(jnp.float32(head.bias))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return the 2-D features of images."""
@@ -114,35 +84,56 @@ class Net(nnx.Module):
         return self.feature(nnx.leaky_relu(self.norms[-1](x)))
 
 
-@nnx.jit
-def train_step(net, optimizer, margin, images, labels):
-    """Update the network on one batch and return its loss."""
+@nnx.jit(static_argnames=("head", "loss"))
+def train_step(net, optimizer, margin, images, labels, *, head, loss):
+    """Update the network on one batch; return the margin, which may follow it, and the loss."""
 
     def loss_fn(net):
-        logits = js.linear_logits(net(images), net.class_vectors[...], labels, margin=margin)
-        return js.weighted_mean(js.cross_entropy(logits, labels))
+        features, vectors, followed = net(images), net.class_vectors[...], margin
+        if head.centers and not hasattr(margin, "centers"):
+            vectors = vectors.mean(1)  # in the warm-up, of features that are not normalised
+        if head.update:
+            followed = head.update(margin, features, vectors, labels)
+        bias = None if net.bias is None else jnp.full(len(vectors), net.bias[...])
+        mean = js.linear_loss(features, vectors, labels, loss, margin=followed, bias=bias)
+        if head.penalty:
+            mean += head.penalty(features).mean()
+        return mean, followed
 
-    loss, gradients = nnx.value_and_grad(loss_fn)(net)
+    (mean, margin), gradients = nnx.value_and_grad(loss_fn, has_aux=True)(net)
     optimizer.update(net, gradients)
-    return loss
+    return margin, mean
 
 
-def train(data: Digits, head: Head, epochs: int, seed: int, advance: Callable) -> Net:
-    """Train a network with one head; `advance` is called with the loss after every step."""
-    net = Net(data.images.shape[1], nnx.Rngs(seed))
+def train(data: Digits, head: Head, epochs: int, seed: int, advance: Callable) -> tuple[Net, Any]:
+    """Train a network with one head; `advance` is called with the loss after every step.
+
+    Returns the network, and the margin as it is at the end.
+    """
+    net = Net(data.images.shape[1], head, nnx.Rngs(seed))
     net.train()
     batches = len(data.images) // BATCH
     schedule = optax.cosine_onecycle_schedule(epochs * batches, LEARNING_RATE)
     optimizer = nnx.Optimizer(net, optax.adam(schedule), wrt=nnx.Param)
     rng = np.random.default_rng(seed)
+    given, margin, loss = (), None, js.nll
     for epoch in range(epochs):
         order = rng.permutation(len(data.images))[: batches * BATCH]
         for step, batch in enumerate(order.reshape(batches, BATCH)):
-            margin = head.margin((epoch + step / batches) / epochs)
-            loss = train_step(net, optimizer, margin, data.images[batch], data.labels[batch])
-            advance(loss)
+            scheduled = head.margin((epoch + step / batches) / epochs)
+            if scheduled is not given:
+                given, (margin, loss) = scheduled, margin_and_loss(scheduled)
+            batch = data.images[batch], data.labels[batch]
+            margin, mean = train_step(net, optimizer, margin, *batch, head=head, loss=loss)
+            advance(mean)
     net.eval()
-    return net
+    last = head.margin(1.0)
+    return net, margin if last is given else margin_and_loss(last)[0]
+
+
+def margin_and_loss(found: Any) -> tuple[Any, Callable]:
+    """Return a margin, and the loss that goes with it: cross-entropy, or one of its own."""
+    return found if isinstance(found, js.MarginAndLoss) else (found, js.nll)
 
 
 class Result(NamedTuple):
@@ -159,11 +150,11 @@ class Result(NamedTuple):
     seconds: float
 
 
-def measure(net: Net, head: Head, data: Digits, started: float) -> Result:
+def measure(net: Net, head: Head, margin: Any, data: Digits, started: float) -> Result:
     """Evaluate a trained network on the test images, where margins are not applied."""
     features = net(jnp.asarray(data.test_images))
     vectors, labels = net.class_vectors[...], data.test_labels
-    logits = js.linear_logits(features, vectors, margin=head.margin(1.0))
+    logits = js.linear_logits(features, vectors, margin=margin)
     units = np.asarray(features / jnp.linalg.norm(features, axis=-1, keepdims=True))
     means = np.stack([units[labels == digit].mean(0) for digit in range(10)])
     means /= np.linalg.norm(means, axis=-1, keepdims=True)
@@ -216,7 +207,14 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
         prog="python -m jsoftmax.demo", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--data", choices=["mnist", "digits"], default="mnist")
-    parser.add_argument("--losses", nargs="+", choices=list(HEADS), default=list(HEADS))
+    parser.add_argument(
+        "--losses",
+        nargs="+",
+        choices=list(HEADS),
+        default=DEFAULT,
+        metavar="L",
+        help=f"{', '.join(HEADS)} (the first six)",
+    )
     parser.add_argument("--epochs", type=int, default=10, metavar="N", help="1 or more (10)")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="for figures")
@@ -261,8 +259,8 @@ def main(arguments: list[str] | None = None) -> list[Result]:
                     bar.update(task, loss=float(loss))
                 bar.advance(task)
 
-            net = train(data, head, chosen.epochs, chosen.seed, advance)
-            results.append(measure(net, head, data, started))
+            net, margin = train(data, head, chosen.epochs, chosen.seed, advance)
+            results.append(measure(net, head, margin, data, started))
     console.print(table(results))
     curves = {
         "cos θ": js.normface(),

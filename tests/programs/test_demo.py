@@ -5,11 +5,15 @@ import pytest
 
 pytest.importorskip("mlxtend")
 
+from jsoftmax.bench.problem import MARGINS
 from jsoftmax.demo import train as demo
 
 pytestmark = pytest.mark.slow
 
-LOSSES = ["softmax", "l-softmax", "arcface"]  # a head without margin, annealed, after a warm-up
+# Without margin, annealed, after a warm-up; drawn at random, following the batch, with a penalty,
+# several centers, and a loss and a bias of its own.
+LOSSES = ["softmax", "l-softmax", "arcface", "elasticface", "adaface", "adacos", "magface"]
+LOSSES += ["sub-center", "uniface"]
 
 
 @pytest.mark.filterwarnings("default")  # the warnings of flax, rich and matplotlib are theirs
@@ -59,3 +63,11 @@ def test_unwritable_folder_is_refused_before_training(tmp_path, capsys):
     with pytest.raises(SystemExit):
         demo.main(["--out", str(taken)])
     assert "--out: can not write to" in capsys.readouterr().err
+
+
+def test_every_head_of_the_bench_is_there():
+    names = {name.replace("-", "_") for name in demo.HEADS}
+    named = {"modified": "modified_softmax", "softmax": "none", "combined": "combined_margin"}
+    names = {named.get(name, name) for name in names} - {"elasticface", "adacos"}
+    assert names == set(MARGINS) - {"cosface", "angular_margin"}
+    assert list(demo.HEADS)[:6] == demo.DEFAULT
