@@ -28,6 +28,7 @@ from jsoftmax.blockwise.scores import (
 from jsoftmax.blockwise.types import Head
 from jsoftmax.core.arguments import is_known
 from jsoftmax.core.collectives import MeshAxes, all_gather_unvarying, to_global_labels
+from jsoftmax.core.top_k import top_k
 from jsoftmax.margins.form import at_cosines, scale_of, similarity
 from jsoftmax.margins.partition import combine, partition
 from jsoftmax.margins.per_example import by_example
@@ -94,7 +95,7 @@ def largest_k(z: Array, k: int, axes: MeshAxes) -> tuple[Array, Array]:
 
     Of equal ones the lower class comes first.
     """
-    values, classes = lax.top_k(z, min(k, z.shape[-1]))
+    values, classes = top_k(z, min(k, z.shape[-1]))
     classes = to_global_labels(classes, z.shape[-1], axes)
     if axes is None:
         return values, classes

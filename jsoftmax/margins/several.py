@@ -14,6 +14,7 @@ from jsoftmax.core.dtypes import sum_dtype
 from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.norms import inverse_norm
 from jsoftmax.core.numbers import static_count
+from jsoftmax.core.top_k import top_k
 from jsoftmax.margins.angular import angle, plus_angle, static
 from jsoftmax.margins.form import Margin, call, changes_others, has_summary, is_margin, similarity
 from jsoftmax.margins.per_example import Number
@@ -71,7 +72,7 @@ class InterTopK(_Around):
 
 
 def _largest(c, k, axes):
-    found = lax.top_k(c, min(k, c.shape[-1]))[0]
+    found = top_k(c, min(k, c.shape[-1]))[0]
     if axes is None:
         return found
     found = all_gather_unvarying(found.T, axes).T
