@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from blocks import C, D, N
-from cases import head
+from cases import HEADS, head
 from machines import chosen_for, over_machines
 
 import jsoftmax as js
@@ -49,7 +49,8 @@ def test_number_of_products(wrt, reduction, blocks, products):
 
 def memory(n, classes, dtype="float32", features=32, **options):
     """Return the bytes of the temporaries of loss and gradients."""
-    shapes = (n, features), (classes, features)
+    centers = getattr(options.get("margin"), "centers", None)
+    shapes = (n, features), (classes, *(() if centers is None else (centers,)), features)
     arguments = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
     labels = jax.ShapeDtypeStruct((n,), jnp.int32)
     loss = partial(js.linear_loss, **options)
@@ -69,6 +70,14 @@ def test_memory_by_rows_is_one_block(margin, machine):
         few_blocks = 8 * (64 * 256 + 256 * 32 + 64 * 32)
         assert got <= 4 * (64 * c + few_blocks + 2 * 32 * n + 8 * n + 4 * c)
     assert found[2048, 8192] < 2048 * 8192 * 4 / 16
+
+
+@pytest.mark.parametrize("name", ["mv_softmax", "npcface", "sub_center", "inter_top_k, sub_center"])
+def test_no_head_holds_the_cosines_of_all(name):
+    """Neither those of all classes, nor those of all their centers."""
+    n, classes = 8192, 16384
+    few, many = (memory(rows, classes, margin=HEADS[name]) for rows in (n, 2 * n))
+    assert many - few < n * classes * 4 / 16
 
 
 @over_machines
