@@ -7,12 +7,12 @@ they are no function of the log-odds.
 import dataclasses
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from jsoftmax.core.collectives import MeshAxes, all_gather_unvarying, check_bound_axis
@@ -122,7 +122,7 @@ def sphereface2(
     share, factor = to_compute_dtype(alpha), to_compute_dtype(lw) / to_compute_dtype(r)
     factors = {"of_target": factor * share, "of_others": factor * (1 - share)}
     margin = _SphereFace2Margin(m, t, r, gradient)
-    return MarginAndLoss(margin, partial(_against_the_rest, **factors))
+    return MarginAndLoss(margin, Partial(_against_the_rest, **factors))
 
 
 def sphereface2_bias(
@@ -186,7 +186,7 @@ def uniface(m: Number = 0.4, scale: Number = 64.0) -> MarginAndLoss:
       >>> js.linear_loss(x, w, y, head.loss, margin=head.margin, bias=bias)
       Array(0.0488, dtype=float32)
     """
-    loss = partial(_against_the_rest, of_target=1.0, of_others=1.0)
+    loss = Partial(_against_the_rest, of_target=1.0, of_others=1.0)
     return MarginAndLoss(cosface(m, scale), loss)
 
 

@@ -165,6 +165,22 @@ def test_a_margin_does_not_touch_accuracy():
             assert_array_equal(each, right, err_msg=name)
 
 
+def test_heads_with_a_loss_are_arguments_of_compiled_functions():
+    """Their numbers may be traced, those of the loss as well."""
+    w = vectors_of(None, C, D)
+
+    @jax.jit
+    def run(head):
+        return js.linear_loss(X, w, Y, head.loss, margin=head.margin)
+
+    for make in (js.uniface, js.sphereface2):
+        head = make()
+        expected = js.linear_loss(X, w, Y, head.loss, margin=head.margin)
+        assert_allclose(run(head), expected, rtol=1e-6)
+    bars = jax.grad(lambda lw: run(js.sphereface2(lw=lw)))(2.0)
+    assert_allclose(bars, run(js.sphereface2(lw=1.0)), rtol=1e-5)
+
+
 # --- what is refused ---
 
 
