@@ -45,7 +45,7 @@ def on_any_mesh(axes: Callable[[Given], Axes]) -> Callable[[Function], Function]
             functions = [x for x in jax.tree.leaves((args, options)) if callable(x)]
             with jax.sharding.use_abstract_mesh(auto), explaining_closures(*functions):
                 out = function(*args, **options)
-            return jax.tree.map(lambda x: _place(x, mesh, found[: x.ndim]), out)
+            return jax.tree.map(lambda x: _place(x, mesh, found), out)
 
         return on_mesh
 
@@ -134,4 +134,7 @@ def _enter(x, auto):
 
 
 def _place(x, mesh, axes):
-    return jax.reshard(x, NamedSharding(mesh, P(*axes)))
+    """Return an array with its first axes sharded; a Python number is on no mesh."""
+    if not isinstance(x, Array):
+        return x
+    return jax.reshard(x, NamedSharding(mesh, P(*axes[: x.ndim])))

@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax.core.collectives import MeshAxes, all_gather_unvarying, check_bound_axis
 from jsoftmax.core.dtypes import to_compute_dtype
+from jsoftmax.core.meshes import on_any_mesh, same_everywhere
 from jsoftmax.core.numbers import static_count
 from jsoftmax.core.numerics import softplus
 from jsoftmax.maps.hard import straight_through
@@ -237,6 +238,7 @@ def p2sgrad(stats: LogitStats) -> Array:
     return jnp.square(stats.target - 1) + stats.others_square
 
 
+@on_any_mesh(same_everywhere)
 def adacos_scale(
     stats: LogitStats, scale: ArrayLike, num_classes: int, *, axis_name: MeshAxes = None
 ) -> Array:
