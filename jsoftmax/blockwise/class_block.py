@@ -28,7 +28,7 @@ from jsoftmax.blockwise.types import Examples, Head, Numbers, Plan
 from jsoftmax.core.collectives import to_local_labels
 from jsoftmax.core.dtypes import sum_dtype
 from jsoftmax.core.varying import vary, varying_zero
-from jsoftmax.margins.form import at_cosines, scale_of, similarity
+from jsoftmax.margins.form import at_cosines, call, has_summary, scale_of, similarity
 from jsoftmax.margins.partition import combine
 from jsoftmax.stats.labels import at_labels, is_any_label
 from jsoftmax.stats.others import is_class, sums_below
@@ -84,6 +84,16 @@ class ClassBlock(NamedTuple):
         summary = jax.tree.map(lambda x: x[:, None], summary)
         f = of_others(margin, c, numbers.cosine, numbers.norm, summary)
         return self._finished(f, margin, numbers, head)
+
+    def summary(self, plan: Plan, c: Array, numbers: Numbers) -> Any:
+        """Return what the margin makes of the cosines of all classes, or None; a constant."""
+        if not has_summary(plan.margin):
+            return None
+        margin, numbers = _columns(plan, c, numbers, self.head)
+        c = jnp.where(self.unmasked, c, -jnp.inf)
+        c, numbers = lax.stop_gradient((c, numbers))
+        known = {"norm": numbers.norm, "class_axis": plan.class_axis}
+        return call(margin.summary, c, numbers.cosine, **known)
 
     def unchanged(self, plan: Plan, c: Array, numbers: Numbers, head: Head) -> Array:
         """Return logits `[n, c]` of which a margin has not changed those of the other classes."""

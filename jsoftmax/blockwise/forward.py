@@ -21,14 +21,7 @@ from jsoftmax.core.collectives import to_global_labels
 from jsoftmax.core.dtypes import sum_dtype
 from jsoftmax.core.numerics import multiply_no_nan
 from jsoftmax.core.varying import vary, varying_zero
-from jsoftmax.margins.form import (
-    at_cosines,
-    call,
-    changes_others,
-    has_summary,
-    scale_of,
-    similarity,
-)
+from jsoftmax.margins.form import at_cosines, changes_others, scale_of, similarity
 from jsoftmax.margins.partition import combine
 from jsoftmax.stats.labels import at_labels
 from jsoftmax.stats.logit_stats import LogitStats
@@ -59,7 +52,7 @@ def forward(
         block = ClassBlock.of(plan, head, labels, start, new)
         products = matmul(features, block.head.weight, plan.precision)
         c = block.cosines(plan, products, of_features)
-        summary = _summary(plan, block, c, shard.numbers)
+        summary = block.summary(plan, c, shard.numbers)
         z = block.logits(plan, c, shard.numbers, summary, block.head)
         of_labels = jnp.where(block.inside, at_labels(c, block.place), of_labels)
         if rival is not None:
@@ -90,17 +83,6 @@ def forward(
     if rival is not None and plan.class_axis is not None:
         rival = lax.pmax(rival, plan.class_axis)
     return Forward(of_labels, unmasked, runner_up, others, rival, summary), products
-
-
-def _summary(plan, block, c, numbers):
-    """Return what the margin makes of the cosines of all classes, or None."""
-    if not has_summary(plan.margin):
-        return None
-    margin = at_cosines(combine(plan.margin, block.head.margin, numbers.margin), c, axes=1)
-    c = jnp.where(block.unmasked, c, -jnp.inf)
-    c, of_label, norm = lax.stop_gradient((c, numbers.cosine, numbers.norm))
-    norm = None if norm is None else norm[:, None]
-    return call(margin.summary, c, of_label[:, None], norm=norm, class_axis=plan.class_axis)
 
 
 def stats_of(

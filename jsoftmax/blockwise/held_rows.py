@@ -27,8 +27,6 @@ from jsoftmax.blockwise.scores import (
 )
 from jsoftmax.blockwise.types import Head
 from jsoftmax.core.arguments import is_known
-from jsoftmax.core.collectives import MeshAxes, all_gather_unvarying, to_global_labels
-from jsoftmax.core.top_k import top_k
 from jsoftmax.margins.form import at_cosines, scale_of, similarity
 from jsoftmax.margins.partition import combine, partition
 from jsoftmax.margins.per_example import by_example
@@ -88,18 +86,3 @@ def over_rows(
 
     found = over_blocks(body, None, rows, size)[1]
     return jax.tree.map(partial(join_blocks, size=rows), found)
-
-
-def largest_k(z: Array, k: int, axes: MeshAxes) -> tuple[Array, Array]:
-    """Return the k largest of `[n, C]` in descending order, and their classes over all devices.
-
-    Of equal ones the lower class comes first.
-    """
-    values, classes = top_k(z, min(k, z.shape[-1]))
-    classes = to_global_labels(classes, z.shape[-1], axes)
-    if axes is None:
-        return values, classes
-    # The devices come in the order of their classes, and top_k takes the first of equals.
-    values, classes = (all_gather_unvarying(x.T, axes).T for x in (values, classes))
-    values, place = lax.top_k(values, k)
-    return values, jnp.take_along_axis(classes, place, -1)

@@ -26,8 +26,8 @@ from jsoftmax.core.collectives import (
     psum,
     to_local_labels,
 )
-from jsoftmax.core.dtypes import cast_like, sum_dtype, to_compute_dtype
-from jsoftmax.core.norms import inverse_norm, norm, of_unit_size
+from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.core.norms import cosine, inverse_norm, norm, of_unit_size
 from jsoftmax.margins.form import (
     Margin,
     call,
@@ -161,11 +161,8 @@ def label_cosines(
     labels = jnp.clip(labels, 0, num_global(num_local, class_axis) - 1)
     local = to_local_labels(labels, num_local, class_axis)
     mine = (local >= 0) & (local < num_local)
-    x, w = (to_compute_dtype(each) for each in (features, weight.at[local].get(mode="clip")))
-    x = x.reshape(*labels.shape, *[1] * (weight.ndim - 2), x.shape[-1])
-    dtype = sum_dtype(x, w)
-    products = jnp.sum(x.astype(dtype) * w.astype(dtype), -1)
-    c = products * inverse_norm(x) * inverse_norm(w)
+    x = features.reshape(*labels.shape, *[1] * (weight.ndim - 2), features.shape[-1])
+    c = cosine(x, weight.at[local].get(mode="clip"))
     c = c if centers_of(margin) is None else jnp.max(c, -1)
     return psum(jnp.where(mine, c, 0), class_axis)
 

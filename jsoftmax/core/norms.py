@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsoftmax.core.dtypes import to_compute_dtype
+from jsoftmax.core.dtypes import sum_dtype, to_compute_dtype
 from jsoftmax.core.numerics import safe_sqrt
 from jsoftmax.core.varying import vary, varying_zero
 
@@ -38,6 +38,13 @@ def inverse_norm(x: Array) -> Array:
     """Return 1 / |x| over the last axis; 1, with gradient 0, where that is 0."""
     factor, scaled = _scaled_norm(x)
     return lax.stop_gradient(factor) / jnp.where(scaled > 0, scaled, 1)
+
+
+def cosine(x: Array, y: Array) -> Array:
+    """Return the cosine of the angle between vectors, over the last axis; 0 where one is 0."""
+    dtype = sum_dtype(x, y)
+    products = jnp.sum(x.astype(dtype) * y.astype(dtype), -1)
+    return products * inverse_norm(x).astype(dtype) * inverse_norm(y).astype(dtype)
 
 
 @jax.custom_jvp

@@ -14,7 +14,7 @@ from jax import Array, lax
 from jax.lax import PrecisionLike
 from jax.typing import ArrayLike
 
-from jsoftmax.blockwise.held_rows import largest_k, over_rows, rows_held
+from jsoftmax.blockwise.held_rows import over_rows, rows_held
 from jsoftmax.core.arguments import check_shape
 from jsoftmax.core.collectives import (
     MeshAxes,
@@ -28,6 +28,7 @@ from jsoftmax.core.masking import as_rows
 from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numbers import is_static, like_examples, within
 from jsoftmax.core.numerics import log_or_neg_inf, neg_inf_to_zero, softplus
+from jsoftmax.core.top_k import largest_k
 from jsoftmax.linear.arguments import checked_head, checked_precision, unflatten
 from jsoftmax.linear.examples import temperature_by_row
 from jsoftmax.linear.top_k import checked_k

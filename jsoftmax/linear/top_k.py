@@ -7,13 +7,14 @@ from jax import Array
 from jax.lax import PrecisionLike
 from jax.typing import ArrayLike
 
-from jsoftmax.blockwise.held_rows import largest_k, over_rows, rows_held
+from jsoftmax.blockwise.held_rows import over_rows, rows_held
 from jsoftmax.blockwise.scores import without_length
 from jsoftmax.core.collectives import MeshAxes, check_bound_axis, num_global
 from jsoftmax.core.dtypes import sum_dtype
 from jsoftmax.core.masking import as_rows
 from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numbers import static_count
+from jsoftmax.core.top_k import largest_k
 from jsoftmax.linear.arguments import checked_head, checked_precision, unflatten
 from jsoftmax.linear.examples import temperature_by_row
 from jsoftmax.margins.form import Margin

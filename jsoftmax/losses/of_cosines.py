@@ -58,7 +58,7 @@ class _SphereFace2Margin:
     m: Any
     t: Any
     scale: Any
-    gradient: str = static(default="straight_through")
+    gradient: str = static()
 
     def similarity(self, c: Array) -> Array:
         half = jnp.maximum((c + 1) / 2, jnp.finfo(c.dtype).tiny)

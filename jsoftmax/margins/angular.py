@@ -155,6 +155,11 @@ def plus_angle(c: Array, m: ArrayLike) -> Array:
     return c * jnp.cos(m) - _sine(c) * jnp.sin(m)
 
 
+def with_angle(c: Array, m: Array, beyond: str) -> Array:
+    """Return cos(θ + m) of a cosine, past π what `beyond` says."""
+    return turned_cosine(c, jnp.ones_like(c), m + jnp.zeros_like(c), 1, beyond)
+
+
 def angle(c: Array) -> Array:
     """Return θ in radians; its derivative, infinite at c = ±1, is finite there.
 

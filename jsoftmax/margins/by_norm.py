@@ -12,7 +12,7 @@ from jsoftmax.core.arguments import as_logits
 from jsoftmax.core.collectives import MeshAxes, check_bound_axis, psum
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere, without_classes
 from jsoftmax.core.norms import norm as norm_of
-from jsoftmax.margins.angular import BEYOND, checked_choice, static, turned_cosine
+from jsoftmax.margins.angular import BEYOND, checked_choice, static, with_angle
 from jsoftmax.margins.per_example import Number
 
 _ADAFACE_NORMS = 1e-3, 100.0  # to which AdaFace clips norms
@@ -24,18 +24,17 @@ _ADAFACE_EPS = 1e-3  # added to their standard deviation
 class AdaFace:
     """See `adaface`."""
 
-    margin: Any = 0.4
-    h: Any = 0.333
-    scale: Any = 64.0
-    norm_mean: Any = 20.0
-    norm_std: Any = 100.0
+    margin: Any
+    h: Any
+    scale: Any
+    norm_mean: Any
+    norm_std: Any
 
     def target(self, c_y: Array, norm: Array) -> Array:
         norm = lax.stop_gradient(jnp.clip(norm, *_ADAFACE_NORMS))
         quality = (norm - self.norm_mean) / (self.norm_std + _ADAFACE_EPS) * self.h
         quality = jnp.clip(quality, -1, 1)
-        turn = jnp.broadcast_to(-self.margin * quality, c_y.shape)
-        phi = turned_cosine(c_y, jnp.ones_like(c_y), turn, 1, "clamp")
+        phi = with_angle(c_y, -self.margin * quality, "clamp")
         return phi - self.margin * (1 + quality)
 
 
@@ -44,17 +43,17 @@ class AdaFace:
 class MagFace:
     """See `magface`."""
 
-    l_margin: Any = 0.45
-    u_margin: Any = 0.8
-    l_norm: Any = 10.0
-    u_norm: Any = 110.0
-    scale: Any = 64.0
-    beyond: str = static(default="easy")
+    l_margin: Any
+    u_margin: Any
+    l_norm: Any
+    u_norm: Any
+    scale: Any
+    beyond: str = static()
 
     def target(self, c_y: Array, norm: Array) -> Array:
         slope = (self.u_margin - self.l_margin) / (self.u_norm - self.l_norm)
         m = self.l_margin + slope * (jnp.clip(norm, self.l_norm, self.u_norm) - self.l_norm)
-        return turned_cosine(c_y, jnp.ones_like(c_y), m, 1, self.beyond)
+        return with_angle(c_y, m, self.beyond)
 
 
 def adaface(

@@ -14,19 +14,14 @@ from jax.typing import ArrayLike
 
 from jsoftmax.core.arguments import as_logits, check_shape, integer_labels
 from jsoftmax.core.collectives import MeshAxes, check_bound_axis, psum
-from jsoftmax.core.dtypes import sum_dtype
+from jsoftmax.core.dtypes import cast_like
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere
-from jsoftmax.core.norms import inverse_norm
-from jsoftmax.margins.angular import BEYOND, checked_choice, plus_angle, static, turned_cosine
+from jsoftmax.core.norms import cosine
+from jsoftmax.margins.angular import BEYOND, checked_choice, plus_angle, static, with_angle
 from jsoftmax.margins.per_example import Number
 
 _TARGETS = "cosface", "arcface"
 _KINDS = "adaptive", "fixed"
-
-
-def turned(c, margin, beyond):
-    """Return cos(θ + m), past π what `beyond` says."""
-    return turned_cosine(c, jnp.ones_like(c), margin + jnp.zeros_like(c), 1, beyond)
 
 
 @jax.tree_util.register_dataclass
@@ -34,16 +29,16 @@ def turned(c, margin, beyond):
 class MVSoftmax:
     """See `mv_softmax`."""
 
-    margin: Any = 0.35
-    t: Any = 0.2
-    scale: Any = 32.0
-    kind: str = static(default="adaptive")
-    subtracted: bool = static(default=True)
-    beyond: str = static(default="easy")
+    margin: Any
+    t: Any
+    scale: Any
+    kind: str = static()
+    subtracted: bool = static()
+    beyond: str = static()
 
     def target(self, c_y: Array) -> Array:
         if not self.subtracted:
-            return turned(c_y, self.margin, self.beyond)
+            return with_angle(c_y, self.margin, self.beyond)
         phi = c_y - self.margin
         return jnp.where(c_y > 0, phi, c_y) if self.beyond == "easy" else phi
 
@@ -58,13 +53,13 @@ class MVSoftmax:
 class CurricularFace:
     """See `curricularface`."""
 
-    margin: Any = 0.5
-    scale: Any = 64.0
-    t: Any = 0.0
-    beyond: str = static(default="linear")
+    margin: Any
+    scale: Any
+    t: Any
+    beyond: str = static()
 
     def target(self, c_y: Array) -> Array:
-        return turned(c_y, self.margin, self.beyond)
+        return with_angle(c_y, self.margin, self.beyond)
 
     def others(self, c_j: Array, c_y: Array) -> Array:
         t = lax.stop_gradient(self.t)
@@ -76,14 +71,14 @@ class CurricularFace:
 class ArcNegFace:
     """See `arcnegface`."""
 
-    margin: Any = 0.5
-    alpha: Any = 1.2
-    sigma: Any = 2.0
-    scale: Any = 64.0
-    beyond: str = static(default="linear")
+    margin: Any
+    alpha: Any
+    sigma: Any
+    scale: Any
+    beyond: str = static()
 
     def target(self, c_y: Array) -> Array:
-        return turned(c_y, self.margin, self.beyond)
+        return with_angle(c_y, self.margin, self.beyond)
 
     def others(self, c_j: Array, c_y: Array) -> Array:
         distance = lax.stop_gradient(c_j - self.target(c_y))
@@ -199,13 +194,10 @@ def curricularface_update(
     w, y = as_logits(weight, "weight"), integer_labels(labels)
     check_shape("labels", y, x.shape[:-1], "an integer class for every example")
     known = (y >= 0) & (y < w.shape[0])
-    x, w = lax.stop_gradient((x, w.at[y].get(mode="clip")))
-    wide = sum_dtype(x, w)
-    x, w = x.astype(wide), w.astype(wide)
-    cosine = jnp.clip(jnp.sum(x * w, -1) * inverse_norm(x) * inverse_norm(w), -1, 1)
-    found = jnp.sum(jnp.where(known, cosine, 0)), jnp.sum(known.astype(wide))
+    c = jnp.clip(cosine(*lax.stop_gradient((x, w.at[y].get(mode="clip")))), -1, 1)
+    found = jnp.sum(jnp.where(known, c, 0)), jnp.sum(known.astype(c.dtype))
     total, count = psum(found, axis_name)
-    t, weight = (jnp.asarray(number, wide) for number in (margin.t, momentum))
+    t, weight = (cast_like(number, c) for number in (margin.t, momentum))
     moved = t + weight * (total / jnp.maximum(count, 1) - t)
     return dataclasses.replace(margin, t=jnp.where(count > 0, moved, t))
 

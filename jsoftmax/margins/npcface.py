@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core.collectives import MeshAxes, psum
-from jsoftmax.margins.angular import plus_angle
-from jsoftmax.margins.hard_classes import turned
+from jsoftmax.margins.angular import plus_angle, with_angle
 from jsoftmax.margins.per_example import Number
 
 
@@ -18,12 +17,12 @@ from jsoftmax.margins.per_example import Number
 class NPCFace:
     """See `npcface`."""
 
-    margin: Any = 0.4
-    slope: Any = 0.2
-    t: Any = 1.1
-    a: Any = 0.2
-    scale: Any = 64.0
-    mask_margin: Any = 0.5
+    margin: Any
+    slope: Any
+    t: Any
+    a: Any
+    scale: Any
+    mask_margin: Any
 
     def _hard(self, c_j, c_y):
         return c_j > plus_angle(c_y, self.mask_margin)
@@ -35,7 +34,7 @@ class NPCFace:
         return total / jnp.maximum(count, 1)
 
     def target(self, c_y: Array, summary: Array) -> Array:
-        return turned(c_y, self.margin + self.slope * summary, "easy")
+        return with_angle(c_y, self.margin + self.slope * summary, "easy")
 
     def others(self, c_j: Array, c_y: Array) -> Array:
         return jnp.where(self._hard(c_j, c_y), self.t * c_j + self.a, c_j)

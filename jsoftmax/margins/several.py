@@ -5,16 +5,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax.core.arguments import as_logits, check_shape, integer_labels
-from jsoftmax.core.collectives import MeshAxes, all_gather_unvarying
-from jsoftmax.core.dtypes import sum_dtype
+from jsoftmax.core.collectives import MeshAxes
 from jsoftmax.core.meshes import on_any_mesh, without_classes
-from jsoftmax.core.norms import inverse_norm
+from jsoftmax.core.norms import cosine
 from jsoftmax.core.numbers import static_count
-from jsoftmax.core.top_k import top_k
+from jsoftmax.core.top_k import largest_k
 from jsoftmax.margins.angular import angle, plus_angle, static
 from jsoftmax.margins.form import Margin, call, changes_others, has_summary, is_margin, similarity
 from jsoftmax.margins.per_example import Number
@@ -36,7 +35,7 @@ class SubCenter(_Around):
     """See `sub_center`."""
 
     margin: Any
-    centers: int = static(default=3)
+    centers: int = static()
 
 
 @jax.tree_util.register_dataclass
@@ -45,12 +44,12 @@ class InterTopK(_Around):
     """See `inter_top_k`."""
 
     margin: Any
-    k: int = static(default=5)
-    penalty: Any = 0.06
+    k: int = static()
+    penalty: Any
 
     def summary(self, c_j: Array, c_y: Array, class_axis: MeshAxes, norm: Array | None) -> Any:
         # Half way between the k-th and the next, where rounding does not matter.
-        found = _largest(c_j, self.k + 1, class_axis)
+        found, _ = largest_k(c_j, self.k + 1, class_axis)
         bar = jnp.full_like(c_y[..., 0], -jnp.inf)
         if found.shape[-1] > self.k:
             bar = (found[..., self.k - 1] + found[..., self.k]) / 2
@@ -69,14 +68,6 @@ class InterTopK(_Around):
     def target(self, c_y: Array, summary: Any = None, norm: Array | None = None) -> Array:
         of_margin = None if summary is None else summary[1]
         return call(self.margin.target, c_y, norm=norm, summary=of_margin)
-
-
-def _largest(c, k, axes):
-    found = top_k(c, min(k, c.shape[-1]))[0]
-    if axes is None:
-        return found
-    found = all_gather_unvarying(found.T, axes).T
-    return lax.top_k(found, min(k, found.shape[-1]))[0]
 
 
 def sub_center(margin: Margin, centers: int = 3) -> SubCenter:
@@ -177,8 +168,5 @@ def nearest_center(
     expected = (*w.shape[:1], *(w.shape[1:2] or (1,)), x.shape[-1])
     check_shape("weight", w, expected, "classes by centers by features")
     known = (y >= 0) & (y < w.shape[0])
-    wide = sum_dtype(x, w)
-    x, w = x[..., None, :].astype(wide), w.at[y].get(mode="clip").astype(wide)
-    products = jnp.sum(x * w, -1)
-    c = products * inverse_norm(x) * inverse_norm(w)
+    c = cosine(x[..., None, :], w.at[y].get(mode="clip"))
     return jnp.argmax(c, -1), jnp.where(known[..., None], angle(c), jnp.nan)

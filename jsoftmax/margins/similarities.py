@@ -22,9 +22,9 @@ _VERSIONS = "v0", "v1", "v2"
 class DividedAngles:
     """See version 2 of `sphereface_r`."""
 
-    m: Any = 1.5
-    scale: Any = 30.0
-    gradient: str = static(default="straight_through")
+    m: Any
+    scale: Any
+    gradient: str = static()
 
     def target(self, c_y: Array) -> Array:
         return c_y
@@ -39,8 +39,8 @@ class DividedAngles:
 class LiArcFace:
     """See `li_arcface`."""
 
-    margin: Any = 0.45
-    scale: Any = 64.0
+    margin: Any
+    scale: Any
 
     def similarity(self, c: Array) -> Array:
         return 1 - angle(c) * (2 / math.pi)
@@ -54,8 +54,8 @@ class LiArcFace:
 class TVMF:
     """See `tvmf`."""
 
-    kappa: Any = 16.0
-    scale: Any = _AT_START
+    kappa: Any
+    scale: Any
 
     def similarity(self, c: Array) -> Array:
         return (1 + c) / (1 + self.kappa * (1 - c)) - 1
@@ -68,8 +68,8 @@ class TVMF:
 class Circle:
     """See `circle`."""
 
-    m: Any = 0.25
-    scale: Any = 256.0
+    m: Any
+    scale: Any
 
     def target(self, c_y: Array) -> Array:
         return _positive(1 + self.m - c_y) * (c_y - (1 - self.m))

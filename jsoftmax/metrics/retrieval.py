@@ -10,7 +10,7 @@ from jax import Array
 from jax.lax import PrecisionLike
 from jax.typing import ArrayLike
 
-from jsoftmax.blockwise.held_rows import largest_k, over_rows, rows_held
+from jsoftmax.blockwise.held_rows import over_rows, rows_held
 from jsoftmax.blockwise.types import Head
 from jsoftmax.checks import check_some
 from jsoftmax.core.arguments import check_shape
@@ -19,6 +19,7 @@ from jsoftmax.core.dtypes import cast_like
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere
 from jsoftmax.core.numbers import is_concrete, static_count
 from jsoftmax.core.numerics import share
+from jsoftmax.core.top_k import largest_k
 from jsoftmax.metrics.embeddings import Embeddings, checked_embeddings, unit_vectors
 
 

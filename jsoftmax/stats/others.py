@@ -195,7 +195,8 @@ def to_stats(
     top = neg_inf_to_zero(others.top) - shift
     target, score = (jnp.where(x == -jnp.inf, -jnp.inf, x - shift) for x in (target, score))
     made: dict[str, Any] = {"target": target, "runner_up": runner_up - shift, "mean": None}
-    made |= {"score": score, "rival": made["runner_up"] if rival is None else rival - shift}
+    rival = others.top if rival is None else rival
+    made |= {"score": score, "rival": lax.stop_gradient(rival) - shift}
     parts = Parts(others.sums, top, change(runner_up), target, unmasked, of_label)
     other_mean = "weighted_mean" if of_label is None else "mean"
     for name in ("others", *fields):
