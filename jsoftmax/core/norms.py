@@ -43,8 +43,8 @@ def inverse_norm(x: Array) -> Array:
 def cosine(x: Array, y: Array) -> Array:
     """Return the cosine of the angle between vectors, over the last axis; 0 where one is 0."""
     dtype = sum_dtype(x, y)
-    products = jnp.sum(x.astype(dtype) * y.astype(dtype), -1)
-    return products * inverse_norm(x).astype(dtype) * inverse_norm(y).astype(dtype)
+    x, y = (of_unit_size(each.astype(dtype)) for each in (x, y))
+    return jnp.sum(x * y, -1) * inverse_norm(x) * inverse_norm(y)
 
 
 @jax.custom_jvp

@@ -181,6 +181,17 @@ def test_heads_with_a_loss_are_arguments_of_compiled_functions():
     assert_allclose(bars, run(js.sphereface2(lw=1.0)), rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", np.float32([1e-30, 1e30]))
+def test_cosines_of_vectors_of_any_size(size):
+    def found(x, w):
+        curricular = js.curricularface_update(js.curricularface(), x, w[:, 0], Y, momentum=1.0)
+        return *js.nearest_center(x, w, Y), curricular.t
+
+    w = vectors_of(HEADS["sub_center"], C, D)
+    for got, expected in zip(found(size * X, size * w), found(X, w), strict=True):
+        assert_allclose(got, expected, rtol=1e-5)
+
+
 # --- what is refused ---
 
 
