@@ -29,6 +29,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.maps.hard import straight_through
+from jsoftmax.margins.angles import clipped, sine_of
 from jsoftmax.margins.partition import whole_number
 from jsoftmax.margins.per_example import Number, number_like
 
@@ -141,42 +142,16 @@ def checked_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-# Abramowitz, Stegun, 1964, 4.4.46, from the highest power on.
-_ARCCOS = (
-    *(-0.0012624911, 0.0066700901, -0.0170881256, 0.0308918810),
-    *(-0.0501743046, 0.0889789874, -0.2145988016, 1.5707963050),
-)
-
-
 def plus_angle(c: Array, m: ArrayLike) -> Array:
     """Return cos(θ + m) of a cosine, whatever θ + m is."""
     m = cast_like(m, c)
-    c = _clipped(c)
-    return c * jnp.cos(m) - _sine(c) * jnp.sin(m)
+    c = clipped(c)
+    return c * jnp.cos(m) - sine_of(c) * jnp.sin(m)
 
 
 def with_angle(c: Array, m: Array, beyond: str) -> Array:
     """Return cos(θ + m) of a cosine, past π what `beyond` says."""
     return turned_cosine(c, jnp.ones_like(c), m + jnp.zeros_like(c), 1, beyond)
-
-
-def angle(c: Array) -> Array:
-    """Return θ in radians; its derivative, infinite at c = ±1, is finite there.
-
-    In float32 by a polynomial times sqrt(1 - c), right to 2e-8: it is for all classes, and an
-    inverse tangent takes longer than the product with them.
-    """
-    c = _clipped(c)
-    if c.dtype.itemsize > 4:
-        return jnp.arctan2(_sine(c), c)
-    size = jnp.where(c < 0, -c, c)
-    inside = size <= 1 - float(jnp.finfo(c.dtype).eps)
-    root = jnp.where(inside, jnp.sqrt(jnp.where(inside, 1 - size, 1)), 0)
-    polynomial = jnp.zeros_like(c)
-    for coefficient in _ARCCOS:
-        polynomial = polynomial * size + coefficient
-    acute = root * polynomial
-    return jnp.where(c < 0, jnp.pi - acute, acute)
 
 
 def _chebyshev(c, n):
@@ -208,19 +183,6 @@ def _half_turns(c, sine, m1, m2):
     return k, 1 - 2 * jnp.mod(k, 2)
 
 
-def _clipped(c):
-    """Return a rounded cosine outside [-1, 1] as ±1, with the derivative of the cosine."""
-    return c + lax.stop_gradient(jnp.clip(c, -1, 1) - c)
-
-
-def _sine(c):
-    """Return sin θ; its derivative, infinite at c = ±1, is 0 for the floats next to these."""
-    square = (1 - c) * (1 + c)  # exact near |c| = 1, where 1 - c² cancels
-    inside = square >= jnp.finfo(c.dtype).eps
-    at_end = jnp.sqrt(lax.stop_gradient(jnp.maximum(square, 0)))
-    return jnp.where(inside, jnp.sqrt(jnp.where(inside, square, 1)), at_end)
-
-
 # What takes the place of cos(a), a function of c and m2.
 _INSTEAD = {
     "linear": lambda c, m: c - m * jnp.sin(m),
@@ -246,8 +208,8 @@ def turned_cosine(c: Array, m1: Array, m2: Array, multiple: int | None, beyond: 
 
     `multiple` is m1, if that is known and whole.
     """
-    c = _clipped(c)
-    sine = _sine(c)
+    c = clipped(c)
+    sine = sine_of(c)
     cos_a, _ = _turned(c, sine, m1, m2, multiple)
     if beyond == "continue":
         k, sign = _half_turns(c, sine, m1, m2)
@@ -265,8 +227,8 @@ def _turned_cosine_jvp(multiple, beyond, primals, tangents):
     # one and leaves every other c unchanged. k is piecewise constant: its gradient is stopped.
     (c, m1, m2), (dc, dm1, dm2) = primals, tangents
     phi = turned_cosine(c, m1, m2, multiple, beyond)
-    c = _clipped(c)
-    sine = jnp.maximum(_sine(c), float(jnp.finfo(c.dtype).eps) ** 0.5)
+    c = clipped(c)
+    sine = jnp.maximum(sine_of(c), float(jnp.finfo(c.dtype).eps) ** 0.5)
     _, sin_a = _turned(c, sine, m1, m2, multiple)
     theta = jnp.arctan2(sine, c)
     slope = sin_a * (m1 / sine * dc - theta * dm1 - dm2)

@@ -14,7 +14,8 @@ from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.norms import cosine
 from jsoftmax.core.numbers import static_count
 from jsoftmax.core.top_k import largest_k
-from jsoftmax.margins.angular import angle, plus_angle, static
+from jsoftmax.margins.angles import angle
+from jsoftmax.margins.angular import plus_angle, static
 from jsoftmax.margins.form import Margin, call, changes_others, has_summary, is_margin, similarity
 from jsoftmax.margins.per_example import Number
 

@@ -10,7 +10,8 @@ from jax import Array, lax
 
 from jsoftmax.core.numbers import at_least
 from jsoftmax.maps.hard import straight_through
-from jsoftmax.margins.angular import GRADIENTS, AngularMargin, angle, checked_choice, static
+from jsoftmax.margins.angles import angle, cosine_of
+from jsoftmax.margins.angular import GRADIENTS, AngularMargin, checked_choice, static
 from jsoftmax.margins.per_example import Number, PerExample
 
 _AT_START = 1 + math.log(2)  # of t-vMF: 1 + softplus(0)
@@ -30,7 +31,7 @@ class DividedAngles:
         return c_y
 
     def others(self, c_j: Array, c_y: Array) -> Array:
-        phi = jnp.cos(angle(c_j) / self.m)
+        phi = cosine_of(angle(c_j) / self.m)
         return straight_through(phi, c_j) if self.gradient == "straight_through" else phi
 
 
