@@ -1,7 +1,7 @@
 """Elementary functions whose value and derivatives are accurate everywhere.
 
 They handle infinities, products with zero and both tails of the logistic function. All other
-modules compute through them, so that the README's table of edge cases holds everywhere.
+modules compute through them, so that docs/edge_cases.md holds everywhere.
 """
 
 import jax

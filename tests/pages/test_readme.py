@@ -1,4 +1,4 @@
-"""The pages: their code runs from top to bottom, and the README names every public name."""
+"""The pages: their code runs from top to bottom, and docs/api.md names every public name."""
 
 import re
 
@@ -9,7 +9,7 @@ from page_code import ROOT, code_of, names_of
 
 import jsoftmax as js
 
-README = (ROOT / "README.md").read_text()
+API = (ROOT / "docs/api.md").read_text()
 PAGES = [
     "README.md",
     "CONTRIBUTING.md",
@@ -47,7 +47,7 @@ def test_code_runs(page, capsys):
 
 @pytest.mark.parametrize("name", [n for n in js.__all__ if not n.startswith("__")])
 def test_names_every_public_name(name):
-    assert re.search(rf"`{name}[`.]", README)
+    assert re.search(rf"`{name}[`.]", API)
 
 
 @pytest.mark.parametrize("page", PAGES)
