@@ -77,31 +77,41 @@ def linear_distillation_loss(
     trained needs no `stop_gradient`, if it is not differentiated.
 
     Args:
-      student_features: `[..., features]`, floats, as in `linear_loss`.
-      student_weight: `[classes, features]`.
+      student_features: `[..., features]`, floats; products are accumulated in float32.
+      student_weight: `[classes, features]`, a row per class vector (a Flax `kernel` is its
+        transpose).
       teacher_features: `[..., teacher's features]`, of the same examples.
-      teacher_weight: `[classes, teacher's features]`.
+      teacher_weight: `[classes, teacher's features]`, of the same classes.
       temperature: T > 0, a number or one for every example `[...]`; may be traced, and gets a
         gradient. The factor T² keeps the gradients at about the same size.
       divergence: "forward", "reverse" or "js".
       beta: β in [0, 1], likewise, of "js". As in trl and Liger it is the teacher's share of m. At 0
         and at 1 the divergence is 0, where these two switch to "forward" and to "reverse": its
         limits, divided by β and by 1 - β.
-      student_bias, teacher_bias: `[classes]`.
-      student_softcap, teacher_softcap: c > 0, the bounds on the sizes of the logits.
+      student_bias: `[classes]`, added to the student's products.
+      student_softcap: c > 0, the bound on the size of the student's logits.
+      teacher_bias: `[classes]`, added to the teacher's.
+      teacher_softcap: c > 0, that of the teacher's.
       where: booleans `[classes]`; False masks a class in both.
       sample_weight: `[...]`, a factor on each example's loss; booleans are a mask. An example of
         weight 0 is left out whatever its features.
       reduction: "mean", "sum", or None for one value per example, which computes the logits of
         both heads once more if it is differentiated.
-      class_axis, batch_axis: as in `linear_loss`: over the former, both weights are sharded.
+      class_axis: inside `jax.shard_map`, the mesh axis, or axes, over which classes are sharded.
+        Every argument per class is then this device's shard; that goes for both heads, and examples
+        are replicated along the axis.
+      batch_axis: inside `jax.shard_map`, the mesh axis, or axes, over which the examples are
+        sharded: mean and sum are then over the examples of all devices. It may share axes with
+        `class_axis`: then each device has its own examples, and features are gathered.
       row_block: how many examples a block has. It holds their products with all (of this device's)
         classes of both heads, and the gradient of each that is asked for; on an accelerator about
         six more arrays of that size. By default it follows from the shape and the machine.
       class_block: there are no blocks of classes, since the two heads are compared class by class
-        when both normalisers are known. If `row_block` is None, this one bounds the memory as it
-        does in `linear_loss`: a block has as many logits as all examples with this many classes.
-      precision: of all matrix products, as in `linear_loss`.
+        when both normalisers are known. If `row_block` is None, this one bounds the memory: a
+        block has as many logits as all examples with this many classes.
+      precision: of all matrix products, as `jax.lax.dot_general` takes it. None follows
+        `jax.default_matmul_precision`, by which a GPU rounds float32 operands to TF32, and a TPU to
+        bfloat16.
 
     Returns:
       A scalar, 0 if no weight is left; with reduction None `[...]`; float32 or wider. Never below

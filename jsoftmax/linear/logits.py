@@ -80,10 +80,13 @@ def linear_logits(
       softcap: c > 0, the bound on the size of the logits before the temperature.
       temperature: T > 0, a number or one for every example `[...]`; may be traced. The logits are
         divided by it last.
-      margin: such as `arcface()`.
+      margin: such as `arcface()`, applied to the true class, or to all. Its parameters may be
+        traced and get gradients.
       where: booleans `[classes]`; False masks a class: its logits are -inf, and its vector, which
         may hold NaN, reaches no gradient.
-      precision: of the matrix product, as in `linear_loss`.
+      precision: of the matrix product, as `jax.lax.dot_general` takes it. None follows
+        `jax.default_matmul_precision`, by which a GPU rounds float32 operands to TF32, and a TPU to
+        bfloat16. With a margin write "highest".
 
     Returns:
       Logits `[..., classes]`, float32 or wider. A zero vector has cosine 0 with everything, and

@@ -81,9 +81,9 @@ def linear_loss(
       weight: `[classes, features]`, a row per class vector (a Flax `kernel` is its transpose).
       labels: integers `[...]`; or `SparseLabels`, the expected loss over them (not with a margin).
       loss: a function of one example's `LogitStats`, such as `js.focal`, `partial(js.gce, q=0.5)`,
-        or your own; see `shift_invariant`. Values it closes over may be traced and get gradients
-        (those on an Explicit mesh in a `partial`). Statistics that it does not read are not
-        computed.
+        your own; `shift_invariant` is for those whose offsets cancel. Values it closes over may be
+        traced and get gradients (those on an Explicit mesh in a `partial`). Statistics that it does
+        not read are not computed.
       loss_args: the loss's further arguments a_i, as a tuple: arrays, or trees of arrays, `[...,
         any shape]`, with a row per example. The loss gets the rows of its example; floats have
         gradients. For `SparseLabels` each listed class gets them.
@@ -114,9 +114,10 @@ def linear_loss(
       batch_axis: inside `jax.shard_map`, the mesh axis, or axes, over which the examples are
         sharded: mean and sum are then over the examples of all devices. It may share axes with
         `class_axis`: then each device has its own examples, and features are gathered.
-      row_block, class_block: how many examples and classes a block has. By default both follow from
-        the shape and the machine, for speed (see blockwise/block_sizes.py). `class_block` alone
-        takes the least memory, for a fourth product.
+      row_block: how many examples a block has. By default it follows from the shape and the
+        machine, for speed (see blockwise/block_sizes.py).
+      class_block: how many classes a block has, by default likewise. Given alone it takes the least
+        memory, for a fourth product.
       precision: of all matrix products, those of the gradients too, as `jax.lax.dot_general` takes
         it; None follows `jax.default_matmul_precision`. Unless asked for more, a GPU rounds float32
         operands to TF32 and a TPU to bfloat16, by up to 2^-11 and 2^-8 of each. That moves a cosine

@@ -67,7 +67,7 @@ def linear_sample(
       key: a key, or one for every example `[...]`. Inside a `shard_map` over examples it must be
         the latter, or all devices would draw the same noise.
       features: `[..., features]`, floats.
-      weight: `[classes, features]`.
+      weight: `[classes, features]`, a row per class vector (a Flax `kernel` is its transpose).
       temperature: T > 0, a number or one for every example `[...]`. For the most probable class,
         the limit T = 0, use `linear_top_k`.
       top_k: keep this many of the largest logits, of equal ones the lower classes.
@@ -75,11 +75,15 @@ def linear_sample(
         probabilities sum to p, the most probable ones, and those that are as probable as the last.
       min_p: from 0 to 1, likewise: keep classes at least this probable relative to the most
         probable one.
-      bias: `[classes]`.
+      bias: `[classes]`, added to the products.
       softcap: c > 0, the bound on the size of the logits.
       where: booleans `[classes]`; False masks a class.
-      class_axis: as in `linear_loss`. Where the classes are sharded, the devices draw together.
-      precision: of the matrix product, as in `linear_loss`.
+      class_axis: inside `jax.shard_map`, the mesh axis, or axes, over which classes are sharded.
+        Every argument per class is then this device's shard; examples are replicated along the
+        axis. The devices draw together.
+      precision: of the matrix product, as `jax.lax.dot_general` takes it. None follows
+        `jax.default_matmul_precision`, by which a GPU rounds float32 operands to TF32, and a TPU to
+        bfloat16.
 
     Returns:
       Classes `[...]`, integers, and their log-probabilities `[...]`, float32 or wider, under what

@@ -91,8 +91,8 @@ def sharded_linear_loss(
         are gathered over it, and each device gets the gradient of its own.
       num_classes: C, how many classes there are. Rows of the weight from there on only make it
         divisible: they are no class, and get gradient 0.
-      loss: a function of `LogitStats`, as in `linear_loss`; it may close over traced values (those
-        on an Explicit mesh in a `partial`).
+      loss: a function of one example's `LogitStats`, such as `js.focal`; it may close over traced
+        values (those on an Explicit mesh in a `partial`).
       options: any options of `linear_loss`, here or in the call: there they win.
 
     Returns:

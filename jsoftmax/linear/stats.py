@@ -44,7 +44,7 @@ def linear_stats(
 
     Args:
       features: `[..., features]`, floats.
-      weight: `[classes, features]`.
+      weight: `[classes, features]`, a row per class vector (a Flax `kernel` is its transpose).
       labels: integers `[...]`, or `SparseLabels` (not with a margin).
       bias: `[classes]`, added after margin and scale.
       softcap: c > 0, the bound on the size of the logits.
@@ -54,10 +54,14 @@ def linear_stats(
       where: booleans `[classes]`; False masks a class.
       ignore_index: a label whose examples are neutral: their fields are those of features 0 and
         class 0, finite whatever their features hold, and have no gradient.
-      class_axis: as in `linear_loss`.
-      row_block, class_block: how many examples and classes a block has; if None, by the shape and
-        the machine.
-      precision: of the matrix products, as in `linear_loss`.
+      class_axis: inside `jax.shard_map`, the mesh axis, or axes, over which classes are sharded.
+        Every argument per class is then this device's shard; examples are replicated along the
+        axis.
+      row_block: how many examples a block has; None chooses by the shape and the machine.
+      class_block: how many classes a block has; None likewise.
+      precision: of all matrix products, as `jax.lax.dot_general` takes it. None follows
+        `jax.default_matmul_precision`, by which a GPU rounds float32 operands to TF32, and a TPU to
+        bfloat16. With a margin write "highest".
 
     Returns:
       `LogitStats` of `[...]`, float32 or wider; for `SparseLabels` of `[..., K]`, in which each

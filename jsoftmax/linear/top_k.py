@@ -44,7 +44,7 @@ def linear_top_k(
 
     Args:
       features: `[..., features]`, floats.
-      weight: `[classes, features]`.
+      weight: `[classes, features]`, a row per class vector (a Flax `kernel` is its transpose).
       k: how many, at most as many as there are classes.
       bias: `[classes]`, added after margin and scale.
       softcap: c > 0, the bound on the size of the logits.
@@ -52,8 +52,12 @@ def linear_top_k(
         there is no true class.
       where: booleans `[classes]`; False masks a class.
       temperature: T > 0, a number or one for every example `[...]`.
-      class_axis: as in `linear_loss`: each device finds its k largest, and those are exchanged.
-      precision: of the matrix product, as in `linear_loss`.
+      class_axis: inside `jax.shard_map`, the mesh axis, or axes, over which classes are sharded.
+        Every argument per class is then this device's shard; examples are replicated along the
+        axis. Each device finds its k largest, and those are exchanged.
+      precision: of the matrix product, as `jax.lax.dot_general` takes it. None follows
+        `jax.default_matmul_precision`, by which a GPU rounds float32 operands to TF32, and a TPU to
+        bfloat16. With a margin write "highest".
 
     Returns:
       Logits `[..., k]` in descending order, float32 or wider, with their gradients, and classes

@@ -42,10 +42,16 @@ def bi_tempered_loss(
         labels far from the boundary.
       t2: usually above 1, for heavy tails: a wrong label near the boundary counts for less. Both
         are scalars or go by example; they may be traced and have gradients, also at 1.
-      axis, where, ignore_index, sample_weight, reduction: as in `cross_entropy`.
+      axis: the class axis of `logits`, and of labels that are distributions.
+      where: booleans that broadcast against `logits`; False masks a class.
+      ignore_index: a label whose examples have loss 0 and gradient 0, whatever their logits.
+      sample_weight: `[...]`, a factor on each example's loss; booleans are a mask. One of weight 0
+        is left out whatever its logits.
+      reduction: None for one value per example; "sum"; or "mean", which divides by the sum of the
+        weights that count, and is 0 without any.
 
     Returns:
-      `[...]`, float32 or wider, never below 0; NaN as in `cross_entropy`.
+      `[...]`, float32 or wider, never below 0; NaN if a label is out of range.
 
     Source: Amid et al., "Robust bi-tempered logistic loss based on Bregman divergences", 2019,
     arXiv:1906.03361, eq. 5.

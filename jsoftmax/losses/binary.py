@@ -29,7 +29,8 @@ def binary_cross_entropy(
       labels: `[...]`, integers or booleans 0 or 1, or floats in [0, 1]. Another integer gives NaN.
       pos_weight: w, a factor on the term of label 1 that broadcasts against `logits`.
       sample_weight: `[...]`, a factor on the loss of each logit.
-      reduction: None, "sum" or "mean", as in `cross_entropy`.
+      reduction: None for one value per logit; "sum"; or "mean", which divides by the sum of the
+        weights, and is 0 without any.
 
     Returns:
       `[...]`, float32 or wider; +inf where an infinite logit has the wrong sign.

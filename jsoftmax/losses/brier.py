@@ -33,10 +33,16 @@ def brier_loss(
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
       labels: integers `[...]`, or a distribution q: floats of the shape of `logits`, or
         `SparseLabels`. The loss is 0 where p = q.
-      axis, where, ignore_index, sample_weight, reduction: as in `cross_entropy`.
+      axis: the class axis of `logits`, and of labels that are distributions.
+      where: booleans that broadcast against `logits`; False masks a class.
+      ignore_index: a label whose examples have loss 0 and gradient 0, whatever their logits.
+      sample_weight: `[...]`, a factor on each example's loss; booleans are a mask. One of weight 0
+        is left out whatever its logits.
+      reduction: None for one value per example; "sum"; or "mean", which divides by the sum of the
+        weights that count, and is 0 without any.
 
     Returns:
-      `[...]`, float32 or wider, in [0, 2]; NaN as in `cross_entropy`.
+      `[...]`, float32 or wider, in [0, 2]; NaN if a label is out of range.
 
     Source: Brier, "Verification of forecasts expressed in terms of probability", 1950, eq. 2,
     without its factor 1/N for the mean over examples.

@@ -56,8 +56,9 @@ def cross_entropy(
         `SparseLabels`.
       axis: the class axis of `logits` (and of distributions).
       where: booleans that broadcast against `logits`; False masks a class.
-      label_smoothing: ε in [0, 1]; see `nll`.
-      z_loss: λ, the weight of $(\log Z)^2$; see `nll`.
+      label_smoothing: ε in [0, 1], spread evenly over all unmasked classes, the true one included.
+      z_loss: λ >= 0, adds $\lambda (\log Z)^2$ of the log-partition function, which keeps logits
+        from drifting.
       class_weight: `[classes]`, a factor on each class's term of the label, with smoothing of the
         smoothed one: $-\sum_j w_j q_j \log p_j$. A weight of 0 does not hide NaN.
       ignore_index: a label whose examples have loss 0 and gradient 0, whatever their logits.

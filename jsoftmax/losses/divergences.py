@@ -50,7 +50,10 @@ def kl_divergence(
       target_probs: q, floats of the shape of `logits`. Where q is 0 the term is 0, whatever p is.
       axis: the class axis.
       where: booleans that broadcast against `logits`; False masks a class.
-      sample_weight, reduction: as in `cross_entropy`.
+      sample_weight: `[...]`, a factor on each example's loss; booleans are a mask. One of weight 0
+        is left out whatever its logits.
+      reduction: None for one value per example; "sum"; or "mean", which divides by the sum of the
+        weights, and is 0 without any.
 
     Returns:
       `[...]`, float32 or wider; +inf if q is positive where p is 0.
@@ -95,7 +98,10 @@ def js_divergence(
       target_probs: q, floats of the shape of `logits`, each summing to 1. Zeros are allowed.
       axis: the class axis.
       where: booleans that broadcast against `logits`; False masks a class.
-      sample_weight, reduction: as in `cross_entropy`.
+      sample_weight: `[...]`, a factor on each example's loss; booleans are a mask. One of weight 0
+        is left out whatever its logits.
+      reduction: None for one value per example; "sum"; or "mean", which divides by the sum of the
+        weights, and is 0 without any.
 
     Returns:
       `[...]`, float32 or wider, in [0, log 2].
@@ -168,7 +174,10 @@ def distillation_loss(
       teacher_logits: t, of the same shape; they get no gradient.
       axis: the class axis.
       where: booleans that broadcast against the logits; False masks a class in both.
-      sample_weight, reduction: as in `cross_entropy`.
+      sample_weight: `[...]`, a factor on each example's loss; booleans are a mask. One of weight 0
+        is left out whatever its logits.
+      reduction: None for one value per example; "sum"; or "mean", which divides by the sum of the
+        weights, and is 0 without any.
       temperature: T > 0, a scalar or by example; may be traced. The factor T² keeps the gradients
         at about the same size.
 

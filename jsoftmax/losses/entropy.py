@@ -35,7 +35,10 @@ def entropy(
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
       axis: the class axis.
       where: booleans that broadcast against `logits`; False masks a class.
-      sample_weight, reduction: as in `cross_entropy`.
+      sample_weight: `[...]`, a factor on each example's value; booleans are a mask. One of weight 0
+        is left out whatever its logits.
+      reduction: None for one value per example; "sum"; or "mean", which divides by the sum of the
+        weights, and is 0 without any.
 
     Returns:
       `[...]`, float32 or wider, from 0 for a fully confident prediction to log C for C equal
@@ -88,12 +91,19 @@ def confidence_penalty_loss(
 
     Args:
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
-      labels: integers `[...]`, a distribution or `SparseLabels`, as in `cross_entropy`.
-      axis, where, ignore_index, sample_weight, reduction: as in `cross_entropy`.
+      labels: integers `[...]`, a distribution or `SparseLabels`: the expected loss over these.
+      axis: the class axis of `logits`, and of labels that are distributions.
+      where: booleans that broadcast against `logits`; False masks a class.
+      ignore_index: a label whose examples have loss 0 and gradient 0, whatever their logits.
+      sample_weight: `[...]`, a factor on each example's loss; booleans are a mask. One of weight 0
+        is left out whatever its logits.
+      reduction: None for one value per example; "sum"; or "mean", which divides by the sum of the
+        weights that count, and is 0 without any.
       beta: β; 0.1 for most tasks in the paper.
 
     Returns:
-      `[...]`, float32 or wider; it can be negative; +inf and NaN as in `cross_entropy`.
+      `[...]`, float32 or wider; it can be negative. +inf if the label's class is masked,
+      NaN if a label is out of range.
 
     Source: Pereyra et al., "Regularizing neural networks by penalizing confident output
     distributions", 2017, arXiv:1701.06548, section 3.

@@ -50,10 +50,14 @@ def sparsemax_loss(
       axis: the class axis of `logits`.
       where: booleans that broadcast against `logits`; False masks a class.
       ignore_index: a label whose examples have loss 0 and gradient 0.
-      sample_weight, reduction: as in `cross_entropy`.
+      sample_weight: `[...]`, a factor on each example's loss; booleans are a mask. One of weight 0
+        is left out whatever its logits.
+      reduction: None for one value per example; "sum"; or "mean", which divides by the sum of the
+        weights that count, and is 0 without any.
 
     Returns:
-      `[...]`, float32 or wider, never below 0; +inf and NaN as in `cross_entropy`.
+      `[...]`, float32 or wider, never below 0; +inf if the label's class is masked, NaN
+      if a label is out of range.
 
     Source: Martins, Astudillo, 2016, arXiv:1602.02068, eq. 18; for distributions: Blondel, Martins,
     Niculae, "Learning with Fenchel-Young losses", 2020, arXiv:1901.02324, table 1.
@@ -83,11 +87,19 @@ def entmax15_loss(
 
     Args:
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
-      labels: integers `[...]`, a distribution or `SparseLabels`, as in `sparsemax_loss`.
-      axis, where, ignore_index, sample_weight, reduction: as in `sparsemax_loss`.
+      labels: integers `[...]`, or a distribution q that sums to 1: floats of the shape of `logits`,
+        or `SparseLabels`. The loss is 0 where p = q.
+      axis: the class axis of `logits`, and of labels that are distributions.
+      where: booleans that broadcast against `logits`; False masks a class.
+      ignore_index: a label whose examples have loss 0 and gradient 0, whatever their logits.
+      sample_weight: `[...]`, a factor on each example's loss; booleans are a mask. One of weight 0
+        is left out whatever its logits.
+      reduction: None for one value per example; "sum"; or "mean", which divides by the sum of the
+        weights that count, and is 0 without any.
 
     Returns:
-      `[...]`, float32 or wider, never below 0; +inf and NaN as in `cross_entropy`.
+      `[...]`, float32 or wider, never below 0; +inf if the label's class is masked, NaN
+      if a label is out of range.
 
     Source: Peters, Niculae, Martins, 2019, arXiv:1905.05702, eq. 12.
 
@@ -120,12 +132,20 @@ def entmax_loss(
 
     Args:
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
-      labels: integers `[...]`, a distribution or `SparseLabels`, as in `sparsemax_loss`.
-      axis, where, ignore_index, sample_weight, reduction: as in `sparsemax_loss`.
+      labels: integers `[...]`, or a distribution q that sums to 1: floats of the shape of `logits`,
+        or `SparseLabels`. The loss is 0 where p = q.
+      axis: the class axis of `logits`, and of labels that are distributions.
+      where: booleans that broadcast against `logits`; False masks a class.
+      ignore_index: a label whose examples have loss 0 and gradient 0, whatever their logits.
+      sample_weight: `[...]`, a factor on each example's loss; booleans are a mask. One of weight 0
+        is left out whatever its logits.
+      reduction: None for one value per example; "sum"; or "mean", which divides by the sum of the
+        weights that count, and is 0 without any.
       alpha: α > 0, a scalar or by example; may be traced and has a gradient.
 
     Returns:
-      `[...]`, float32 or wider, never below 0; +inf and NaN as in `cross_entropy`.
+      `[...]`, float32 or wider, never below 0; +inf if the label's class is masked, NaN
+      if a label is out of range.
 
     Source: Peters, Niculae, Martins, 2019, arXiv:1905.05702, eq. 12; Blondel, Martins, Niculae,
     2020, arXiv:1901.02324, section 4.3.

@@ -142,8 +142,11 @@ def sphereface2_bias(
     That is the loss where all cosines are 0, as they are for random vectors.
 
     Args:
-      num_classes: C.
-      alpha, r, m, t: as in `sphereface2`.
+      num_classes: C, how many classes there are.
+      alpha: α, the weight of the true class's question.
+      r: the scale.
+      m: the margin, on both sides.
+      t: what the similarity is bent by.
 
     Returns:
       A Python number.
@@ -172,7 +175,7 @@ def uniface(m: Number = 0.4, scale: Number = 64.0) -> MarginAndLoss:
 
     Args:
       m: the margin.
-      scale: s.
+      scale: s, a factor on all scores, after the margin.
 
     Returns:
       `MarginAndLoss`, for `linear_loss(..., head.loss, margin=head.margin, bias=...)`. The authors'
@@ -197,7 +200,7 @@ def uniface_bias(num_classes: int, *, ratio: float = 1.0) -> float:
     $$b = -\log(10\,r\,C)$$
 
     Args:
-      num_classes: C.
+      num_classes: C, how many classes there are.
       ratio: r, the share of the classes that a step has, with `sample_classes`.
 
     Returns:
@@ -252,7 +255,7 @@ def adacos_scale(
     Args:
       stats: of the batch at the old scale, fields `[...]`.
       scale: the old s, or None for s0, which needs no stats.
-      num_classes: C.
+      num_classes: C, how many classes there are.
       axis_name: inside `shard_map`, the mesh axis, or axes, over which the examples are sharded.
 
     Returns:

@@ -48,7 +48,7 @@ def nll(stats: LogitStats, *, label_smoothing: ArrayLike = 0.0, z_loss: ArrayLik
     The second term turns the label into $(1 - \varepsilon)\,[j = y] + \varepsilon / C$.
 
     Args:
-      stats: `LogitStats` of `[...]`.
+      stats: `LogitStats` of the examples, each field `[...]`.
       label_smoothing: ε in [0, 1], spread evenly over all unmasked classes, the true one
         included.
       z_loss: λ >= 0, a penalty on the log-partition function, which keeps logits from
@@ -82,7 +82,7 @@ def focal(stats: LogitStats, *, gamma: ArrayLike = 2.0) -> Array:
     $$\ell = -(1 - p)^\gamma \log p = e^{-\gamma\,\mathrm{softplus}(u)}\,\mathrm{softplus}(-u)$$
 
     Args:
-      stats: `LogitStats` of `[...]`.
+      stats: `LogitStats` of the examples, each field `[...]`.
       gamma: γ >= 0; 0 is cross-entropy. Derivatives are finite for γ < 1 too.
 
     Returns:
@@ -108,7 +108,7 @@ def poly1(stats: LogitStats, *, epsilon: ArrayLike = 2.0) -> Array:
     $$\ell = -\log p + \epsilon\,(1 - p)$$
 
     Args:
-      stats: `LogitStats` of `[...]`.
+      stats: `LogitStats` of the examples, each field `[...]`.
       epsilon: ε, 2 for ImageNet in the paper and -1 for detection.
 
     Returns:
@@ -131,7 +131,7 @@ def gce(stats: LogitStats, *, q: ArrayLike = 0.7) -> Array:
     $$\ell = \frac{1 - p^q}{q}$$
 
     Args:
-      stats: `LogitStats` of `[...]`.
+      stats: `LogitStats` of the examples, each field `[...]`.
       q: q >= 0; the closer to 1, the more label noise it tolerates and the slower it learns. May be
         traced.
 
@@ -165,7 +165,7 @@ def mae(stats: LogitStats) -> Array:
     $$\ell = \sum_j |p_j - [j = y]| = 2\,(1 - p)$$
 
     Args:
-      stats: `LogitStats` of `[...]`.
+      stats: `LogitStats` of the examples, each field `[...]`.
 
     Returns:
       `[...]`, float32 or wider, in [0, 2]. It tolerates label noise but learns slowly.
@@ -192,7 +192,7 @@ def sce(
     $$\ell = -\alpha \log p - \beta A\,(1 - p)$$
 
     Args:
-      stats: `LogitStats` of `[...]`.
+      stats: `LogitStats` of the examples, each field `[...]`.
       alpha: α, the weight of cross-entropy: 0.1 for CIFAR-10 in the paper, 6 for CIFAR-100.
       beta: β, the weight of reverse cross-entropy.
       log_zero: A <= 0. The paper's -4; many ports clip at 1e-4 instead, which makes it -9.21.

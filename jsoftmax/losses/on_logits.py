@@ -39,11 +39,18 @@ def focal_loss(
     Args:
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
       labels: integers `[...]`, a distribution or `SparseLabels`: the expected loss over these.
-      axis, where, ignore_index, sample_weight, reduction: as in `cross_entropy`.
-      gamma: γ >= 0.
+      axis: the class axis of `logits`, and of labels that are distributions.
+      where: booleans that broadcast against `logits`; False masks a class.
+      ignore_index: a label whose examples have loss 0 and gradient 0, whatever their logits.
+      sample_weight: `[...]`, a factor on each example's loss; booleans are a mask. One of weight 0
+        is left out whatever its logits.
+      reduction: None for one value per example; "sum"; or "mean", which divides by the sum of the
+        weights that count, and is 0 without any.
+      gamma: γ >= 0; the larger, the less easy examples count. 0 is cross-entropy.
 
     Returns:
-      `[...]`, float32 or wider; +inf and NaN as in `cross_entropy`.
+      `[...]`, float32 or wider; +inf if the label's class is masked, NaN if
+      a label is out of range.
 
     Source: Lin et al., 2017, arXiv:1708.02002, eq. 4.
 
@@ -73,11 +80,18 @@ def poly_loss(
     Args:
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
       labels: integers `[...]`, a distribution or `SparseLabels`: the expected loss over these.
-      axis, where, ignore_index, sample_weight, reduction: as in `cross_entropy`.
-      epsilon: ε.
+      axis: the class axis of `logits`, and of labels that are distributions.
+      where: booleans that broadcast against `logits`; False masks a class.
+      ignore_index: a label whose examples have loss 0 and gradient 0, whatever their logits.
+      sample_weight: `[...]`, a factor on each example's loss; booleans are a mask. One of weight 0
+        is left out whatever its logits.
+      reduction: None for one value per example; "sum"; or "mean", which divides by the sum of the
+        weights that count, and is 0 without any.
+      epsilon: ε, the weight of 1 - p_y, 2 for ImageNet in the paper.
 
     Returns:
-      `[...]`, float32 or wider; +inf and NaN as in `cross_entropy`.
+      `[...]`, float32 or wider; +inf if the label's class is masked, NaN if
+      a label is out of range.
 
     Source: Leng et al., 2022, arXiv:2204.12511, eq. 3.
 
@@ -107,11 +121,17 @@ def generalized_cross_entropy(
     Args:
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
       labels: integers `[...]`, a distribution or `SparseLabels`: the expected loss over these.
-      axis, where, ignore_index, sample_weight, reduction: as in `cross_entropy`.
-      q: q >= 0.
+      axis: the class axis of `logits`, and of labels that are distributions.
+      where: booleans that broadcast against `logits`; False masks a class.
+      ignore_index: a label whose examples have loss 0 and gradient 0, whatever their logits.
+      sample_weight: `[...]`, a factor on each example's loss; booleans are a mask. One of weight 0
+        is left out whatever its logits.
+      reduction: None for one value per example; "sum"; or "mean", which divides by the sum of the
+        weights that count, and is 0 without any.
+      q: q >= 0; the closer to 1, the more label noise it tolerates and the slower it learns.
 
     Returns:
-      `[...]`, float32 or wider, at most 1/q; NaN as in `cross_entropy`.
+      `[...]`, float32 or wider, at most 1/q; NaN if a label is out of range.
 
     Source: Zhang, Sabuncu, 2018, arXiv:1805.07836, eq. 6.
 
@@ -140,10 +160,16 @@ def mae_loss(
     Args:
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
       labels: integers `[...]`, a distribution or `SparseLabels`: the expected loss over these.
-      axis, where, ignore_index, sample_weight, reduction: as in `cross_entropy`.
+      axis: the class axis of `logits`, and of labels that are distributions.
+      where: booleans that broadcast against `logits`; False masks a class.
+      ignore_index: a label whose examples have loss 0 and gradient 0, whatever their logits.
+      sample_weight: `[...]`, a factor on each example's loss; booleans are a mask. One of weight 0
+        is left out whatever its logits.
+      reduction: None for one value per example; "sum"; or "mean", which divides by the sum of the
+        weights that count, and is 0 without any.
 
     Returns:
-      `[...]`, float32 or wider, in [0, 2]; NaN as in `cross_entropy`.
+      `[...]`, float32 or wider, in [0, 2]; NaN if a label is out of range.
 
     Source: Ghosh, Kumar, Sastry, 2017, arXiv:1712.09482.
 
@@ -175,13 +201,20 @@ def symmetric_cross_entropy(
     Args:
       logits: `[..., classes]`, any real dtype; computed in float32 or wider.
       labels: integers `[...]`, a distribution or `SparseLabels`: the expected loss over these.
-      axis, where, ignore_index, sample_weight, reduction: as in `cross_entropy`.
+      axis: the class axis of `logits`, and of labels that are distributions.
+      where: booleans that broadcast against `logits`; False masks a class.
+      ignore_index: a label whose examples have loss 0 and gradient 0, whatever their logits.
+      sample_weight: `[...]`, a factor on each example's loss; booleans are a mask. One of weight 0
+        is left out whatever its logits.
+      reduction: None for one value per example; "sum"; or "mean", which divides by the sum of the
+        weights that count, and is 0 without any.
       alpha: α, the weight of cross-entropy.
       beta: β, the weight of reverse cross-entropy.
       log_zero: A, what stands for log 0.
 
     Returns:
-      `[...]`, float32 or wider; +inf and NaN as in `cross_entropy`.
+      `[...]`, float32 or wider; +inf if the label's class is masked, NaN if
+      a label is out of range.
 
     Source: Wang et al., 2019, arXiv:1908.06112, eq. 5 to 7.
 

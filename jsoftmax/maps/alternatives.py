@@ -37,7 +37,7 @@ def taylor_softmax(
     z = -1, so that below -1 the smaller of two logits has the larger probability.
 
     Args:
-      logits: `[..., classes]`; dtypes as in `softmax`.
+      logits: `[..., classes]`. 16-bit floats are computed in float32; integers become floats.
       axis: the class axis, or several that share one distribution.
       order: n, even and at least 2, which makes h positive. Static. The terms cancel where z is
         negative: float32 is accurate to 1e-6 up to order 4, 2e-5 at order 10, 5e-3 at order 20.
@@ -82,7 +82,7 @@ def spherical_softmax(
     lost.
 
     Args:
-      logits: `[..., classes]`; dtypes as in `softmax`.
+      logits: `[..., classes]`. 16-bit floats are computed in float32; integers become floats.
       axis: the class axis, or several that share one distribution.
       where: booleans that broadcast against `logits`; False masks a class.
 
@@ -114,7 +114,7 @@ def sigsoftmax(logits: ArrayLike, axis: ArrayAxis = -1, *, where: ArrayLike | No
     where they are far below 0 that of 2z.
 
     Args:
-      logits: `[..., classes]`; dtypes as in `softmax`.
+      logits: `[..., classes]`. 16-bit floats are computed in float32; integers become floats.
       axis: the class axis, or several that share one distribution.
       where: booleans that broadcast against `logits`; False masks a class.
 
@@ -152,7 +152,7 @@ def ev_softmax(
     over the n unmasked classes. The derivative treats the set of classes kept as constant.
 
     Args:
-      logits: `[..., classes]`; dtypes as in `softmax`.
+      logits: `[..., classes]`. 16-bit floats are computed in float32; integers become floats.
       axis: the class axis, or several that share one distribution.
       epsilon: at least 0, a scalar, or an array that broadcasts against `logits` with the class
         axis of size 1; may be traced. A small value while training, such as 1e-6, keeps the
@@ -194,7 +194,7 @@ def scalable_softmax(
     for the n unmasked classes.
 
     Args:
-      logits: `[..., classes]`; dtypes as in `softmax`.
+      logits: `[..., classes]`. 16-bit floats are computed in float32; integers become floats.
       axis: the class axis, or several that share one distribution.
       scale: s at least 0, a scalar, or an array that broadcasts against `logits` with the class
         axis of size 1; may be traced, and so learned. The paper's example has 0.43.

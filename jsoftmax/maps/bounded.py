@@ -27,7 +27,7 @@ def range_limited_softmax(
     for C classes; for two classes this is $1/n + (1 - 2/n)\,s$.
 
     Args:
-      logits: `[..., classes]`; dtypes as in `softmax`.
+      logits: `[..., classes]`. 16-bit floats are computed in float32; integers become floats.
       axis: the class axis.
       num_samples: n >= C, the number of training samples, one for all or by example. A smaller n
         raises `ValueError`, or gives NaN if it is traced.
@@ -74,7 +74,7 @@ def gaussian_softmax(
     classes it stays inside $[1/(n + C - 2),\ (n-1)/(n + C - 2)]$.
 
     Args:
-      logits: `[..., classes]`; dtypes as in `softmax`.
+      logits: `[..., classes]`. 16-bit floats are computed in float32; integers become floats.
       axis: the class axis.
       num_samples: n >= 2, the number of training samples, one for all or by example. A smaller n
         raises `ValueError`, or gives NaN if it is traced.
@@ -109,9 +109,10 @@ def log_gaussian_softmax(
     $$\log p = L s - \log \sum_j e^{L s_j}, \qquad s = \mathrm{softmax}(z), \quad L = \log(n - 1)$$
 
     Args:
-      logits: `[..., classes]`; dtypes as in `softmax`.
+      logits: `[..., classes]`. 16-bit floats are computed in float32; integers become floats.
       axis: the class axis.
-      num_samples: n >= 2, as in `gaussian_softmax`.
+      num_samples: n >= 2, the number of training samples, one for all or by example. A smaller n
+        raises `ValueError`, or gives NaN if it is traced.
       where: booleans that broadcast against `logits`; a masked class gets -inf.
 
     Returns:

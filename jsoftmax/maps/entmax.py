@@ -50,7 +50,7 @@ def entmax15(logits: ArrayLike, axis: ArrayAxis = -1, *, where: ArrayLike | None
     $$p_i = \left[\tfrac12 z_i - \tau\right]_+^2, \qquad \sum_i p_i = 1$$
 
     Args:
-      logits: `[..., classes]`; dtypes as in `sparsemax`.
+      logits: `[..., classes]`. 16-bit floats are computed in float32; integers become floats.
       axis: the class axis, or several that share one distribution.
       where: booleans that broadcast against `logits`; False masks a class.
 
@@ -81,7 +81,7 @@ def entmax(
     $$p_i = \bigl[(\alpha - 1) z_i - \tau\bigr]_+^{1 / (\alpha - 1)}, \qquad \sum_i p_i = 1$$
 
     Args:
-      logits: `[..., classes]`; dtypes as in `sparsemax`.
+      logits: `[..., classes]`. 16-bit floats are computed in float32; integers become floats.
       axis: the class axis, or several that share one distribution.
       alpha: α, any real number: a scalar, or an array that broadcasts against `logits` with the
         class axis of size 1. May be traced and has a gradient, also at 1. Above 1 classes far below
@@ -132,7 +132,7 @@ def tempered_softmax(
     It is `entmax` with $\alpha = 2 - t$: softmax at t = 1, sparsemax at t = 0.
 
     Args:
-      logits: `[..., classes]`; dtypes as in `sparsemax`.
+      logits: `[..., classes]`. 16-bit floats are computed in float32; integers become floats.
       axis: the class axis, or several that share one distribution.
       t: any real number: a scalar, or an array that broadcasts against `logits` with the class
         axis of size 1; may be traced and has a gradient, also at 1.

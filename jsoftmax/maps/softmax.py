@@ -85,11 +85,13 @@ def log_softmax(
     $$\log p_i = z_i / T - \log\left(e^{b / T} + \sum_j e^{z_j / T}\right)$$
 
     Args:
-      logits: `[..., classes]`; dtypes as in `softmax`.
+      logits: `[..., classes]`. 16-bit floats are computed in float32; integers become floats.
       axis: the class axis, or several that share one distribution.
       where: booleans that broadcast against `logits`; False masks a class.
-      temperature: T > 0, a scalar or by example, as in `softmax`; may be traced.
-      sink: b, an extra class that is not returned, as in `softmax`.
+      temperature: T > 0, a scalar or by example: in the shape of the examples `[...]`, or in the
+        rank of `logits` with size 1 on the class axis. May be traced.
+      sink: b, the logit of an extra class that takes probability but is not returned; broadcasts
+        against `logits` with the class axis of size 1.
 
     Returns:
       Log-probabilities in the shape and dtype of `logits`, -inf for a masked class. For a loss use
@@ -122,7 +124,7 @@ def logsumexp(
     $$\log \sum_j e^{z_j}$$
 
     Args:
-      logits: `[..., classes]`; dtypes as in `softmax`.
+      logits: `[..., classes]`. 16-bit floats are computed in float32; integers become floats.
       axis: the class axis, or several.
       where: booleans that broadcast against `logits`; False masks a class.
       keepdims: keep the class axis, with size 1.

@@ -48,15 +48,18 @@ class AngularMargin:
     learned; the other fields are static.
 
     Args:
-      m1, m2, m3: factor on the angle, angle added (radians), and cosine subtracted. Each, and
-        `anneal`, may be an array `[classes]`: the `linear_*` functions use the true class's entry,
-        also where there are as many examples as classes. By example write `PerExample(values)`.
+      m1: factor on the angle. It, m2, m3 and `anneal` may be arrays `[classes]`: the `linear_*`
+        functions use the true class's entry, also where there are as many examples as classes. By
+        example write `PerExample(values)`.
+      m2: angle added, in radians.
+      m3: cosine subtracted.
       scale: factor on all scores, after the margin; a number, or `PerExample`.
       anneal: λ >= 0; the target is $(\lambda \cos\theta + \varphi) / (1 + \lambda)$.
-      normalize_features, normalize_weight: whether features, and class vectors, are normalised to
-        unit length.
+      normalize_features: whether features are normalised to unit length.
+      normalize_weight: whether class vectors are.
       gradient: "exact", or "straight_through" for the derivative of cos θ in place of that of φ.
-      beyond: what follows where a passes π, see `angular_margin`.
+      beyond: what cos a becomes where a passes π: "continue", the formula above; "linear", "shift",
+        "clamp" or "easy", what other libraries do.
 
     Source: Deng et al., "ArcFace", 2019, arXiv:1801.07698, eq. 4; the continuation past π: Liu et
     al., 2016, arXiv:1612.02295, eq. 5 and 6.
@@ -109,7 +112,7 @@ def angular_margin(
         cosine, without an inverse cosine.
       m2: angle added, in radians.
       m3: cosine subtracted.
-      scale: s. All four may be `PerExample`.
+      scale: s, a factor on all scores, after the margin. All four may be `PerExample`.
       gradient: "exact" differentiates φ, whose slope is sin(a)/sin(θ) and vanishes where a crosses
         a multiple of π. "straight_through" uses the slope of the plain cosine instead: a steadier
         signal that some implementations prefer.

@@ -74,9 +74,10 @@ def adaface(
     Args:
       margin: m, in radians and as a cosine.
       h: how much of the norms' spread is used: of a normal distribution two thirds by default.
-      scale: s.
-      norm_mean, norm_std: μ and σ of the norms, clipped to [0.001, 100]; kept up to date by
-        `adaface_update`.
+      scale: s, a factor on all scores, after the margin.
+      norm_mean: μ, the mean of the norms, which are clipped to [0.001, 100]; `adaface_update` keeps
+        it up to date.
+      norm_std: σ, their standard deviation, likewise.
 
     Returns:
       A frozen dataclass for `margin=` of a `linear_*` function. It is the state of the training:
@@ -164,11 +165,15 @@ def magface(
     norms end at the lower bound, and their quality is lost.
 
     Args:
-      l_margin, u_margin: the margins at the smallest and at the largest norm, in radians.
-      l_norm, u_norm: the bounds of the norm.
-      scale: s.
-      beyond: what follows past π, see `angular_margin`. The authors' "easy" has no margin where the
-        cosine is not positive, and jumps there; "continue" has neither fault.
+      l_margin: the margin at the smallest norm, in radians.
+      u_margin: the margin at the largest norm.
+      l_norm: the norm up to which the margin is the smallest.
+      u_norm: the norm from which on it is the largest.
+      scale: s, a factor on all scores, after the margin.
+      beyond: what the cosine of a = θ + m becomes where a passes π. "continue": it goes on falling,
+        as (-1)^k cos a - 2k. "linear": cos θ - m sin m for m = m(|x|), with a step down. "shift":
+        cos θ - (1 - cos m). "clamp": -1. "easy": cos θ wherever that is not positive, whatever a
+        is. The authors' "easy" has no margin there, and jumps; "continue" has neither fault.
 
     Returns:
       A frozen dataclass for `margin=` of a `linear_*` function.
@@ -194,8 +199,9 @@ def magface_regularizer(
     $$g(x) = \frac{a}{u_a^2} + \frac1a, \qquad a = \mathrm{clip}(\|x\|, l_a, u_a)$$
 
     Args:
-      features: `[..., features]`.
-      l_norm, u_norm: the bounds of the norm, those of the margin.
+      features: `[..., features]`, those of the batch, before any normalisation.
+      l_norm: the lower bound of the norm, that of the margin.
+      u_norm: the upper bound of the norm, that of the margin.
 
     Returns:
       `[...]`, to be added to the loss with a weight of about 35; its gradient is 0 outside of the

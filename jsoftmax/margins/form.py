@@ -57,7 +57,8 @@ class Margin(Protocol):
       similarity: a method of any cosine, which takes its place for all classes, also where there
         are no labels.
       scale: a field or an attribute; 1 without.
-      normalize_features, normalize_weight: attributes, True without.
+      normalize_features: an attribute: whether features become unit vectors; True without.
+      normalize_weight: an attribute: whether class vectors do; True without.
 
     With an argument `norm` a method also gets the norm of the features.
 

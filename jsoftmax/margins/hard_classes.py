@@ -103,11 +103,14 @@ def mv_softmax(
     Args:
       margin: m: $\varphi = \cos\theta - m$, or $\cos(\theta + m)$ with `target="arcface"`.
       t: by how much hard classes are raised, at least 0.
-      scale: s.
+      scale: s, a factor on all scores, after the margin.
       target: "cosface" or "arcface".
       kind: "adaptive" as above; "fixed" adds t to the cosine of a hard class.
-      beyond: as in `angular_margin`. The authors' "easy" has no margin where the true class's
-        cosine is not positive; what is hard does not change with it.
+      beyond: what with `target="arcface"` the cosine of a = θ + m becomes where a passes π.
+        "continue": it goes on falling, as (-1)^k cos a - 2k. "linear": cos θ - m sin m, with a step
+        down. "shift": cos θ - (1 - cos m). "clamp": -1. "easy": cos θ wherever that is not
+        positive, whatever a is. The authors' "easy" has no margin there, for "cosface" too; what is
+        hard does not change with it.
 
     Returns:
       A frozen dataclass for `margin=` of a `linear_*` function.
@@ -136,9 +139,11 @@ def curricularface(
 
     Args:
       margin: m, in radians.
-      scale: s.
-      t: a constant, the running mean of $\cos\theta_y$: see `curricularface_update`.
-      beyond: as in `angular_margin`.
+      scale: s, a factor on all scores, after the margin.
+      t: a constant, the running mean of $\cos\theta_y$, which `curricularface_update` moves.
+      beyond: what the cosine of a = θ + m becomes where a passes π. "continue": it goes on falling,
+        as (-1)^k cos a - 2k. "linear": cos θ - m sin m, with a step down. "shift": cos θ - (1 - cos
+        m). "clamp": -1. "easy": cos θ wherever that is not positive, whatever a is.
 
     Returns:
       A frozen dataclass for `margin=` of a `linear_*` function. It is the state of the training:
@@ -173,8 +178,8 @@ def curricularface_update(
 
     Args:
       margin: made by `curricularface`.
-      features: `[..., features]`.
-      weight: `[classes, features]`.
+      features: `[..., features]`, those of the batch, before any normalisation.
+      weight: `[classes, features]`, the class vectors.
       labels: integers `[...]`. One outside [0, classes) does not count.
       momentum: α, the weight of this batch.
       axis_name: inside `shard_map`, the mesh axis, or axes, over which the examples are sharded.
@@ -219,9 +224,12 @@ def arcnegface(
 
     Args:
       margin: m, in radians.
-      alpha, sigma: α and σ of the weights.
-      scale: s.
-      beyond: as in `angular_margin`.
+      alpha: α, the weight of a class whose score is that of the true one.
+      sigma: σ, by which the weights fall with the squared distance of the scores.
+      scale: s, a factor on all scores, after the margin.
+      beyond: what the cosine of a = θ + m becomes where a passes π. "continue": it goes on falling,
+        as (-1)^k cos a - 2k. "linear": cos θ - m sin m, with a step down. "shift": cos θ - (1 - cos
+        m). "clamp": -1. "easy": cos θ wherever that is not positive, whatever a is.
 
     Returns:
       A frozen dataclass for `margin=` of a `linear_*` function.

@@ -60,9 +60,10 @@ def npcface(
 
     Args:
       margin: m0, in radians.
-      slope: m1.
-      t, a: of the hard classes.
-      scale: s.
+      slope: m1, by how much the margin grows with the mean cosine of the hard classes.
+      t: a factor on the cosines of hard classes.
+      a: what is added to them.
+      scale: s, a factor on all scores, after the margin.
       mask_margin: m, which says what is hard.
 
     Returns:

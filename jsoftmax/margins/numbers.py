@@ -20,8 +20,8 @@ def elastic_margin(
     Args:
       key: a `jax.random` key, a new one for every step.
       shape: that of the labels.
-      mean, std: μ and σ: 0.5 and 0.05 for `arcface`, 0.35 and 0.05 for `cosface`. They may be
-        traced.
+      mean: μ, the mean of the margins: 0.5 for `arcface`, 0.35 for `cosface`. May be traced.
+      std: σ >= 0, their standard deviation: 0.05 for both. May be traced.
 
     Returns:
       `PerExample`, for any number of any margin: `js.arcface(js.elastic_margin(key,
@@ -55,8 +55,9 @@ def dynamic_margins(
     Args:
       class_counts: `[classes]`. A class of count 0 gets the largest margin, and does not count for
         the others.
-      smallest, largest: a and b, the margins of the most frequent and of the rarest class.
-      power: p.
+      smallest: a, the margin of the most frequent class.
+      largest: b, the margin of the rarest class.
+      power: p, how fast margins fall with the number of examples.
 
     Returns:
       `[classes]`, for a number of a margin: `js.arcface(js.dynamic_margins(counts))`. If all counts

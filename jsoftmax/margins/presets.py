@@ -113,8 +113,8 @@ def am_softmax(margin: Number = 0.35, scale: Number = 30.0) -> AngularMargin:
     $$z_y = s\,(\cos\theta_y - m), \qquad z_j = s \cos\theta_j$$
 
     Args:
-      margin: m.
-      scale: s.
+      margin: m, subtracted from the cosine of the true class.
+      scale: s, a factor on all scores, after the margin.
 
     Returns:
       An `AngularMargin`.
@@ -134,8 +134,8 @@ def cosface(margin: Number = 0.35, scale: Number = 64.0) -> AngularMargin:
     $$z_y = s\,(\cos\theta_y - m), \qquad z_j = s \cos\theta_j$$
 
     Args:
-      margin: m.
-      scale: s.
+      margin: m, subtracted from the cosine of the true class.
+      scale: s, a factor on all scores, after the margin.
 
     Returns:
       An `AngularMargin`.
@@ -156,7 +156,7 @@ def arcface(margin: Number = 0.5, scale: Number = 64.0) -> AngularMargin:
 
     Args:
       margin: m, in radians.
-      scale: s.
+      scale: s, a factor on all scores, after the margin.
 
     Returns:
       An `AngularMargin`. Beyond θ = π - m, where the paper's formula would rise again, it keeps
@@ -182,7 +182,7 @@ def combined_margin(
       m1: factor on the angle.
       m2: angle added, in radians.
       m3: cosine subtracted.
-      scale: s.
+      scale: s, a factor on all scores, after the margin.
 
     Returns:
       An `AngularMargin`: `angular_margin` with the paper's defaults (CM1).
@@ -208,7 +208,7 @@ def ldam(
       class_counts: `[classes]`, the number of examples of each class. A class of count 0 gets the
         largest margin.
       max_margin: m, the margin of the rarest class.
-      scale: s.
+      scale: s, a factor on all scores, after the margin.
 
     Returns:
       An `AngularMargin` with one margin per class.

@@ -148,7 +148,7 @@ def nearest_center(
     from that are probably mislabelled: drop them, and train once more with one vector a class.
 
     Args:
-      features: `[..., features]`.
+      features: `[..., features]`, those of the batch, before any normalisation.
       weight: `[classes, centers, features]`, trained with `sub_center`.
       labels: integers `[...]`.
 

@@ -93,7 +93,7 @@ def sphereface(
 
     Args:
       m: factor on the angle, at least 1.
-      scale: s.
+      scale: s, a factor on all scores, after the margin.
       gradient: "straight_through", the derivative of cos θ as in the authors' code, or "exact".
 
     Returns:
@@ -125,8 +125,8 @@ def sphereface_r(
 
     Args:
       m: factor on the angle, at least 1.
-      scale: s.
-      version: "v0", "v1" or "v2".
+      scale: s, a factor on all scores, after the margin.
+      version: "v0", "v1" or "v2", which of the formulas above.
       gradient: "straight_through", the derivative of cos θ for every class ("characteristic
         gradient detachment"), or "exact".
 
@@ -157,7 +157,7 @@ def li_arcface(margin: Number = 0.45, scale: Number = 64.0) -> LiArcFace:
 
     Args:
       margin: m, in radians.
-      scale: s.
+      scale: s, a factor on all scores, after the margin.
 
     Returns:
       A frozen dataclass for `margin=` of a `linear_*` function. The derivative of an angle is
@@ -210,7 +210,7 @@ def circle(m: Number = 0.25, scale: Number = 256.0) -> Circle:
 
     Args:
       m: the margin: c should be above 1 - m for the true class and below m for the others.
-      scale: γ.
+      scale: γ, a factor on all scores, after the margin.
 
     Returns:
       A frozen dataclass for `margin=` of a `linear_*` function.

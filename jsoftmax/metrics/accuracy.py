@@ -80,7 +80,8 @@ def perplexity(
       where: booleans that broadcast against `logits`; False masks a class.
       sample_weight: `[...]`, a weight or a mask.
       ignore_index: a label whose examples are left out.
-      axis_name: mesh axes over which the mean is taken, as in `weighted_mean`.
+      axis_name: mesh axes of the surrounding `shard_map`, or the axis of a `vmap`, over which the
+        mean is taken.
 
     Returns:
       A scalar, float32 or wider. From given losses: `jnp.exp(weighted_mean(losses, weight))`.

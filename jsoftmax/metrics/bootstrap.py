@@ -40,7 +40,7 @@ def bootstrap_interval(
     each was drawn as its `sample_weight`. So shapes stay the same, and it works under `jit`.
 
     Args:
-      key: of `jax.random`.
+      key: a key of `jax.random`, for the samples.
       metric: a function of the arrays and of `sample_weight`, which returns an array or a tree of
         them, such as `equal_error_rate` or `partial(tar_at_far, far=1e-3)`; static.
       arrays: `[n, ...]`, what the metric takes.

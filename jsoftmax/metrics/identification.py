@@ -75,14 +75,16 @@ def identification_rates(
     Args:
       gallery: `[g, features]`, embeddings, any real dtype; several of a class are allowed.
       gallery_labels: `[g]`, integers.
-      probes: `[p, features]`.
+      probes: `[p, features]`, the embeddings to identify.
       probe_labels: `[p]`, integers; those of unknown probes are in no label of the gallery.
       k: ranks, a number or several; static.
       far: shares of the unknown probes that may be accepted, from 0 to 1, a number or several;
         static. Where less than one of them may be accepted, the threshold is above all. () for a
         gallery in which all are.
       ignore_index: a label whose embeddings, in either set, are left out.
-      precision: of the products, as in `linear_loss`.
+      precision: of the products, as `jax.lax.dot_general` takes it; "highest" is float32 on any
+        device. None follows `jax.default_matmul_precision`, by which a GPU rounds float32 operands
+        to TF32, and a TPU to bfloat16.
 
     Returns:
       `IdentificationRates`, in the shapes of k and far. Other classes with an equal score rank

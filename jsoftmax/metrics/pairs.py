@@ -41,13 +41,13 @@ class VerificationRates(NamedTuple):
         is accepted if it is at least as large.
       far: the share of the different pairs that it accepts.
       tar: the share of the same pairs that it accepts.
-      eer: the equal error rate, interpolated as in `equal_error_rate`; None if not asked for.
+      eer: the equal error rate, interpolated between two thresholds; None if not asked for.
       eer_threshold: a threshold at which false accepts are at most as frequent as false rejects,
         and below the next lower score of a same pair more frequent.
       false_accepts: `[..., 2]`, how many of the different pairs the threshold accepts.
       true_accepts: `[..., 2]`, how many of the same pairs.
-      different_pairs: `[2]`, how many there are.
-      same_pairs: `[2]`.
+      different_pairs: `[2]`, how many pairs are of different classes.
+      same_pairs: `[2]`, how many are of the same.
 
     Source: the definitions.
 
@@ -105,7 +105,9 @@ def verification_rates(
       ignore_index: a label whose embeddings are left out.
       batch_axis: mesh axes of a surrounding `shard_map` over which the embeddings, both sets, are
         sharded; the columns of `where` are not. Devices pass one another their embeddings.
-      precision: of the products, as in `linear_loss`.
+      precision: of the products, as `jax.lax.dot_general` takes it; "highest" is float32 on any
+        device. None follows `jax.default_matmul_precision`, by which a GPU rounds float32 operands
+        to TF32, and a TPU to bfloat16.
       progress: a function of a pass, a block of rows, and the number of such blocks, called when it
         is begun, on each device; static. A pass counts all tiles that can still hold the threshold:
         the first two or three all, then few.

@@ -75,7 +75,9 @@ def retrieval_rates(
       other: `[m, features]`, among which neighbours are sought. None for the other queries.
       other_labels: `[m]`, integers.
       ignore_index: a label whose embeddings are left out.
-      precision: of the products, as in `linear_loss`.
+      precision: of the products, as `jax.lax.dot_general` takes it; "highest" is float32 on any
+        device. None follows `jax.default_matmul_precision`, by which a GPU rounds float32 operands
+        to TF32, and a TPU to bfloat16.
 
     Returns:
       `RetrievalRates`. Of equally near ones the one with the lower index is nearer. Queries without

@@ -43,7 +43,8 @@ def fit_temperature(
       where: booleans that broadcast against `logits`; False masks a class.
       sample_weight: `[...]`, a weight or a mask.
       ignore_index: a label whose examples are left out.
-      axis_name: mesh axes over which the mean is taken, as in `weighted_mean`.
+      axis_name: mesh axes of the surrounding `shard_map`, or the axis of a `vmap`, over which the
+        mean is taken.
 
     Returns:
       A scalar T > 0, float32 or wider, exact up to rounding, without gradient. It is kept within a
