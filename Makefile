@@ -31,10 +31,10 @@ notebooks: .venv/notebooks.done  ## run the notebooks, and write them with what 
 	$(BIN)/jupyter nbconvert --to notebook --execute --log-level ERROR --output-dir $(OUT) \
 	  --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
-docs: .venv/docs.done  ## build the API pages in site/
-	$(BIN)/python docs/build.py site
+docs: .venv/docs.done  ## build the documentation in site/: open site/index.html
+	$(BIN)/python docs/site/build.py
 
-clean:  ## remove .venv, the tests' cache, what the demo drew, and the API pages
+clean:  ## remove .venv, the tests' cache, what the demo drew, and the documentation
 	rm -rf .venv demo site ~/.cache/jsoftmax-tests
 
 .venv/%.done: pyproject.toml
