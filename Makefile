@@ -22,6 +22,8 @@ check: .venv/dev.done  ## lint, formatting, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check --summarize-errors
+	$(BIN)/mypy
+	$(BIN)/pyright
 
 bench: .venv/bench.done  ## time and memory of a linear head, beside other libraries
 	$(BIN)/python -m jsoftmax.bench $(ARGS)

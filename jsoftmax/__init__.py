@@ -98,6 +98,7 @@ from jsoftmax.metrics.decomposition import LossDecomposition, loss_decomposition
 from jsoftmax.metrics.folds import verification_accuracy
 from jsoftmax.metrics.identification import IdentificationRates, identification_rates
 from jsoftmax.metrics.open_set import OpenSetCurve, oscr
+from jsoftmax.metrics.operating_points import equal_error_rate, min_dcf, tar_at_far
 from jsoftmax.metrics.pairs import VerificationRates, verification_rates
 from jsoftmax.metrics.retrieval import RetrievalRates, retrieval_rates
 from jsoftmax.metrics.roc import auroc, fpr_at_tpr
@@ -108,13 +109,7 @@ from jsoftmax.metrics.smooth_calibration import (
     smooth_reliability_curve,
 )
 from jsoftmax.metrics.temperature import fit_temperature
-from jsoftmax.metrics.verification import (
-    VerificationCurve,
-    equal_error_rate,
-    min_dcf,
-    tar_at_far,
-    verification_curve,
-)
+from jsoftmax.metrics.verification import VerificationCurve, verification_curve
 from jsoftmax.stats.dense import logit_stats
 from jsoftmax.stats.labels import SparseLabels
 from jsoftmax.stats.logit_stats import LogitStats

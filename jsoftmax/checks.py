@@ -6,6 +6,7 @@ Values are not known while JAX traces, so an out-of-range label makes the loss o
 
 import functools
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,9 @@ from jsoftmax.core.dtypes import to_compute_dtype
 # Part of the key of every jit cache, so that a function compiled without the value checks is
 # retraced inside `checked`, and vice versa.
 _value_checks = jax.make_user_context(False)
+
+Args = ParamSpec("Args")
+Result = TypeVar("Result")
 
 
 def looks_like_probabilities(logits: ArrayLike) -> Array:
@@ -48,7 +52,7 @@ def looks_like_probabilities(logits: ArrayLike) -> Array:
     return jnp.all(logits >= 0) & jnp.all(jnp.abs(total - 1) <= 1e-2)
 
 
-def checked(function: Callable) -> Callable:
+def checked(function: Callable[Args, Result]) -> Callable[Args, Result]:
     """Return `function` with value checks: it raises an error where it would silently go wrong.
 
     An error is raised for a NaN made anywhere inside; a label outside [0, classes) that is not the
@@ -84,7 +88,7 @@ def checked(function: Callable) -> Callable:
     )
 
     @functools.wraps(function)
-    def wrapper(*args, **kwargs):
+    def wrapper(*args: Args.args, **kwargs: Args.kwargs) -> Result:
         with _value_checks(True):
             error, result = function_checked(*args, **kwargs)
         jax.device_get(error).throw()  # it may be sharded over a mesh

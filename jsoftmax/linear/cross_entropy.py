@@ -1,7 +1,7 @@
 """Cross-entropy of a linear head: `linear_loss` of `nll`, with the options of that."""
 
 from functools import partial
-from typing import Literal
+from typing import Literal, Unpack, overload
 
 from jax import Array
 from jax.lax import PrecisionLike
@@ -10,12 +10,39 @@ from jax.typing import ArrayLike
 from jsoftmax.core.collectives import MeshAxes
 from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.linear.loss import linear_loss
+from jsoftmax.linear.options import CrossEntropyOptions, WithStats
 from jsoftmax.losses.of_stats import nll
 from jsoftmax.margins.form import Margin
 from jsoftmax.stats.labels import SparseLabels
-from jsoftmax.stats.logit_stats import LogitStats
 
 
+@overload
+def linear_cross_entropy(
+    features: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike | SparseLabels,
+    *,
+    return_stats: Literal[False] = False,
+    **options: Unpack[CrossEntropyOptions],
+) -> Array: ...
+@overload
+def linear_cross_entropy(
+    features: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike | SparseLabels,
+    *,
+    return_stats: Literal[True],
+    **options: Unpack[CrossEntropyOptions],
+) -> WithStats: ...
+@overload
+def linear_cross_entropy(
+    features: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike | SparseLabels,
+    *,
+    return_stats: bool,
+    **options: Unpack[CrossEntropyOptions],
+) -> Array | WithStats: ...
 @on_any_mesh(without_classes("features"))
 def linear_cross_entropy(
     features: ArrayLike,
@@ -39,7 +66,7 @@ def linear_cross_entropy(
     row_block: int | None = None,
     class_block: int | None = None,
     precision: PrecisionLike = None,
-) -> Array | tuple[Array, LogitStats]:
+) -> Array | WithStats:
     r"""Cross-entropy of a linear head, without materialising the logits: `linear_loss` of `nll`.
 
     $$\frac{\sum_i w_i\, \ell_i}{\sum_i w_i}, \qquad \ell_i = -\sum_j q_{ij} \log p_{ij} + \lambda\,

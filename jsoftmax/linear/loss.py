@@ -6,7 +6,7 @@ softcap, then `where`.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Unpack, overload
 
 import jax
 import jax.numpy as jnp
@@ -31,15 +31,46 @@ from jsoftmax.core.numbers import number
 from jsoftmax.core.numerics import multiply_no_nan
 from jsoftmax.linear.arguments import average_class_weight, checked_head, make_plan, unflatten
 from jsoftmax.linear.examples import checked_examples, weigh
+from jsoftmax.linear.options import LinearLossOptions, WithStats
 from jsoftmax.linear.traced_loss import trace_loss
 from jsoftmax.losses.of_stats import nll
 from jsoftmax.losses.protocol import takes_class_weight
 from jsoftmax.margins.form import Margin
 from jsoftmax.margins.partition import combine, partition
 from jsoftmax.stats.labels import SparseLabels, with_indices
-from jsoftmax.stats.logit_stats import LogitStats, absolute
+from jsoftmax.stats.logit_stats import absolute
 
 
+@overload
+def linear_loss(
+    features: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike | SparseLabels,
+    loss: Callable[..., Array] = ...,
+    *,
+    return_stats: Literal[False] = False,
+    **options: Unpack[LinearLossOptions],
+) -> Array: ...
+@overload
+def linear_loss(
+    features: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike | SparseLabels,
+    loss: Callable[..., Array] = ...,
+    *,
+    return_stats: Literal[True],
+    **options: Unpack[LinearLossOptions],
+) -> WithStats: ...
+@overload
+def linear_loss(
+    features: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike | SparseLabels,
+    loss: Callable[..., Array] = ...,
+    *,
+    return_stats: bool,
+    **options: Unpack[LinearLossOptions],
+) -> Array | WithStats: ...
 @on_any_mesh(without_classes("features"))
 def linear_loss(
     features: ArrayLike,
@@ -63,7 +94,7 @@ def linear_loss(
     row_block: int | None = None,
     class_block: int | None = None,
     precision: PrecisionLike = None,
-) -> Array | tuple[Array, LogitStats]:
+) -> Array | WithStats:
     r"""Any loss of `LogitStats` on a linear head, without materialising the logits.
 
     $$\frac{\sum_i w_i\, \ell(\mathrm{stats}_i, a_i)}{\sum_i w_i}, \qquad w_i =

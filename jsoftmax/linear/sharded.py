@@ -2,15 +2,13 @@ r"""A linear head over a mesh of devices, as a function of global arrays."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, Unpack, overload
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.lax import PrecisionLike
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jax.typing import ArrayLike
 
 from jsoftmax.checks import check_values
 from jsoftmax.core.arguments import (
@@ -26,6 +24,7 @@ from jsoftmax.core.numbers import at_least, is_static, number
 from jsoftmax.linear.arguments import Padding, checked_precision
 from jsoftmax.linear.examples import as_loss_args
 from jsoftmax.linear.loss import linear_loss
+from jsoftmax.linear.options import ShardedLoss, ShardedOptions, WithStats
 from jsoftmax.linear.placing import (
     filled,
     filled_up,
@@ -36,31 +35,43 @@ from jsoftmax.linear.placing import (
 )
 from jsoftmax.linear.traced_loss import loss_key
 from jsoftmax.losses.of_stats import nll
-from jsoftmax.margins.form import Margin
 from jsoftmax.margins.partition import combine, partition
 from jsoftmax.stats.labels import SparseLabels, with_indices
-from jsoftmax.stats.logit_stats import LogitStats
 
 
-class LinearLossOptions(TypedDict, total=False):
-    """The options of `linear_loss` but for the loss and the axes."""
-
-    loss_args: tuple[Any, ...]
-    bias: ArrayLike | None
-    softcap: ArrayLike | None
-    temperature: ArrayLike
-    margin: Margin | None
-    where: ArrayLike | None
-    sample_weight: ArrayLike | None
-    class_weight: ArrayLike | None
-    ignore_index: ArrayLike | None
-    reduction: Literal["mean", "sum"] | None
-    return_stats: bool
-    row_block: int | None
-    class_block: int | None
-    precision: PrecisionLike
-
-
+@overload
+def sharded_linear_loss(
+    mesh: Mesh,
+    *,
+    batch_axis: MeshAxes,
+    class_axis: MeshAxes,
+    num_classes: int,
+    loss: Callable[..., Array] = ...,
+    return_stats: Literal[False] = False,
+    **options: Unpack[ShardedOptions],
+) -> ShardedLoss[Array]: ...
+@overload
+def sharded_linear_loss(
+    mesh: Mesh,
+    *,
+    batch_axis: MeshAxes,
+    class_axis: MeshAxes,
+    num_classes: int,
+    loss: Callable[..., Array] = ...,
+    return_stats: Literal[True],
+    **options: Unpack[ShardedOptions],
+) -> ShardedLoss[WithStats]: ...
+@overload
+def sharded_linear_loss(
+    mesh: Mesh,
+    *,
+    batch_axis: MeshAxes,
+    class_axis: MeshAxes,
+    num_classes: int,
+    loss: Callable[..., Array] = ...,
+    return_stats: bool,
+    **options: Unpack[ShardedOptions],
+) -> ShardedLoss[Array | WithStats]: ...
 def sharded_linear_loss(
     mesh: Mesh,
     *,
@@ -68,8 +79,8 @@ def sharded_linear_loss(
     class_axis: MeshAxes,
     num_classes: int,
     loss: Callable[..., Array] = nll,
-    **options: Unpack[LinearLossOptions],
-) -> Callable[..., Array | tuple[Array, LogitStats]]:
+    **options: Any,
+) -> ShardedLoss[Any]:
     r"""Shard `linear_loss` over a mesh: examples over one of its axes, classes over another.
 
     $$(x, W, y) \mapsto \frac{\sum_i w_i\, \ell(\mathrm{stats}(W x_i, y_i))}{\sum_i w_i} \quad
@@ -149,7 +160,7 @@ def sharded_linear_loss(
             out_specs=(result, per_row) if given.get("return_stats") else result,
         )(*arrays)
 
-    def function(features, weight, labels, **more: Unpack[LinearLossOptions]):
+    def function(features, weight, labels, **more):
         chosen: dict[str, Any] = {**options, **more}
         features, weight = as_logits(features, "features"), as_logits(weight, "weight")
         normalize_axis("features", features, -2)

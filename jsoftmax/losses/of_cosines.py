@@ -4,12 +4,10 @@ The former are sums over the other classes as cross-entropy is, of another funct
 they are no function of the log-odds.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.tree_util import Partial
@@ -22,9 +20,11 @@ from jsoftmax.core.numbers import static_count
 from jsoftmax.core.numerics import softplus
 from jsoftmax.maps.hard import straight_through
 from jsoftmax.maps.softmax import logsumexp
-from jsoftmax.margins.angular import GRADIENTS, checked_choice, static
+from jsoftmax.margins.angular import Gradient, checked_choice
+from jsoftmax.margins.form import Margin
 from jsoftmax.margins.per_example import Number
 from jsoftmax.margins.presets import cosface
+from jsoftmax.margins.record import record, static
 from jsoftmax.stats.logit_stats import LogitStats
 
 
@@ -46,19 +46,18 @@ class MarginAndLoss(NamedTuple):
       Array(0.6931, dtype=float32)
     """
 
-    margin: Any
+    margin: Margin
     loss: Callable[[LogitStats], Array]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _SphereFace2Margin:
+@record
+class _SphereFace2:
     """See `sphereface2`."""
 
     m: Any
     t: Any
     scale: Any
-    gradient: str = static()
+    gradient: Gradient = static()
 
     def similarity(self, c: Array) -> Array:
         half = jnp.maximum((c + 1) / 2, jnp.finfo(c.dtype).tiny)
@@ -86,7 +85,7 @@ def sphereface2(
     t: Number = 3.0,
     lw: ArrayLike = 50.0,
     *,
-    gradient: str = "straight_through",
+    gradient: Gradient = "straight_through",
 ) -> MarginAndLoss:
     r"""SphereFace2: every class against the rest, as many yes-or-no questions.
 
@@ -119,10 +118,10 @@ def sphereface2(
       >>> js.linear_loss(x, w, y, head.loss, margin=head.margin, bias=bias)
       Array(12.1072, dtype=float32)
     """
-    checked_choice("gradient", gradient, GRADIENTS)
+    checked_choice("gradient", gradient, Gradient)
     share, factor = to_compute_dtype(alpha), to_compute_dtype(lw) / to_compute_dtype(r)
     factors = {"of_target": factor * share, "of_others": factor * (1 - share)}
-    margin = _SphereFace2Margin(m, t, r, gradient)
+    margin = _SphereFace2(m, t, r, gradient)
     return MarginAndLoss(margin, Partial(_against_the_rest, **factors))
 
 

@@ -46,7 +46,7 @@ def hardmax(logits: ArrayLike, axis: int = -1, *, where: ArrayLike | None = None
 
 
 @on_any_mesh(like("hard"))
-def straight_through(hard: Array, soft: Array) -> Array:
+def straight_through(hard: ArrayLike, soft: ArrayLike) -> Array:
     r"""The value of `hard` with the derivative of `soft`.
 
     $$y = \mathrm{hard}, \qquad \partial y = \partial\,\mathrm{soft}$$
@@ -68,7 +68,8 @@ def straight_through(hard: Array, soft: Array) -> Array:
       >>> jax.grad(lambda z: js.straight_through(js.hardmax(z), js.softmax(z))[1])(z)
       Array([-0.1966,  0.1966], dtype=float32)
     """
-    check_shape("hard", hard, jnp.shape(soft), "the same shape as `soft`")
+    hard, soft = jnp.asarray(hard), jnp.asarray(soft)
+    check_shape("hard", hard, soft.shape, "the same shape as `soft`")
     return _first(hard, soft)
 
 

@@ -19,8 +19,8 @@ All but the second and the last are continuous; the last is not monotonic, eithe
 sin m2 where c falls below 0.
 """
 
-import dataclasses
 from functools import partial
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -32,12 +32,13 @@ from jsoftmax.maps.hard import straight_through
 from jsoftmax.margins.angles import clipped, sine_of
 from jsoftmax.margins.partition import whole_number
 from jsoftmax.margins.per_example import Number, number_like
+from jsoftmax.margins.record import as_call, not_by_default, polynomial, record, static
 
-static = partial(dataclasses.field, metadata={"static": True})
+Gradient = Literal["exact", "straight_through"]
+Beyond = Literal["continue", "linear", "shift", "clamp", "easy"]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@record
 class AngularMargin:
     r"""A margin on the angle to the true class vector; made by the presets and `angular_margin`.
 
@@ -69,15 +70,15 @@ class AngularMargin:
       Array([ 0.0236, -1.0012], dtype=float32)
     """
 
-    m1: Number = dataclasses.field(default=1.0, metadata={"polynomial": True})
+    m1: Number = polynomial(default=1.0)
     m2: Number = 0.0
     m3: Number = 0.0
     scale: Number = 1.0
     anneal: Number = 0.0
     normalize_features: bool = static(default=True)
     normalize_weight: bool = static(default=True)
-    gradient: str = static(default="exact")
-    beyond: str = static(default="continue")
+    gradient: Gradient = static(default="exact")
+    beyond: Beyond = static(default="continue")
 
     def target(self, cosine: ArrayLike) -> Array:
         """Return the annealed φ of the cosine to the true class vector, for any shape."""
@@ -92,6 +93,25 @@ class AngularMargin:
 
     __call__ = target
 
+    def __repr__(self) -> str:
+        """Write what makes it: a preset, if it is one."""
+        fields = not_by_default(self)
+        if (known := _PRESETS.get(" ".join(fields))) is None:
+            return as_call("AngularMargin", fields)
+        preset, names = known
+        return as_call(preset, {name: fields[field] for field, name in names.items()})
+
+
+# By the fields that are not as by default: the preset, and how it names them.
+_PRESETS = {
+    "scale": ("normface", {"scale": "scale"}),
+    "m2 scale": ("arcface", {"m2": "margin", "scale": "scale"}),
+    "m3 scale": ("cosface", {"m3": "margin", "scale": "scale"}),
+    "normalize_features": ("modified_softmax", {}),
+    "m1 normalize_features": ("a_softmax", {"m1": "m"}),
+    "m1 normalize_features normalize_weight": ("l_softmax", {"m1": "m"}),
+}
+
 
 def angular_margin(
     m1: Number = 1.0,
@@ -99,8 +119,8 @@ def angular_margin(
     m3: Number = 0.0,
     *,
     scale: Number = 64.0,
-    gradient: str = "exact",
-    beyond: str = "continue",
+    gradient: Gradient = "exact",
+    beyond: Beyond = "continue",
 ) -> AngularMargin:
     r"""The general margin on unit features and unit class vectors.
 
@@ -132,15 +152,15 @@ def angular_margin(
       >>> js.angular_margin(1.0, 0.3, 0.2)(jnp.array([0.5, -0.99]))
       Array([ 0.0217, -1.2125], dtype=float32)
     """
-    checked_choice("gradient", gradient, GRADIENTS)
-    checked_choice("beyond", beyond, BEYOND)
+    checked_choice("gradient", gradient, Gradient)
+    checked_choice("beyond", beyond, Beyond)
     return AngularMargin(m1, m2, m3, scale=scale, gradient=gradient, beyond=beyond)
 
 
-def checked_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
-    """Return an option that is one of some words."""
-    if value not in choices:
-        *most, last = map(repr, choices)
+def checked_choice(name: str, value: str, choices: Any) -> str:
+    """Return an option that is one of some words, those of a `Literal`."""
+    if value not in get_args(choices):
+        *most, last = map(repr, get_args(choices))
         raise ValueError(f"`{name}`: expected {', '.join(most)} or {last}, got {value!r}.")
     return value
 
@@ -152,7 +172,7 @@ def plus_angle(c: Array, m: ArrayLike) -> Array:
     return c * jnp.cos(m) - sine_of(c) * jnp.sin(m)
 
 
-def with_angle(c: Array, m: Array, beyond: str) -> Array:
+def with_angle(c: Array, m: Array, beyond: Beyond) -> Array:
     """Return cos(θ + m) of a cosine, past π what `beyond` says."""
     return turned_cosine(c, jnp.ones_like(c), m + jnp.zeros_like(c), 1, beyond)
 
@@ -193,8 +213,6 @@ _INSTEAD = {
     "clamp": lambda c, m: jnp.full_like(c, -1),
     "easy": lambda c, m: c,
 }
-BEYOND = "continue", *_INSTEAD
-GRADIENTS = "exact", "straight_through"
 
 
 def _regions(c, sine, m1, m2, beyond):
@@ -206,7 +224,7 @@ def _regions(c, sine, m1, m2, beyond):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))
-def turned_cosine(c: Array, m1: Array, m2: Array, multiple: int | None, beyond: str) -> Array:
+def turned_cosine(c: Array, m1: Array, m2: Array, multiple: int | None, beyond: Beyond) -> Array:
     """Return cos(m1 θ + m2), past π what `beyond` says; a rounded cosine beyond ±1 counts as ±1.
 
     `multiple` is m1, if that is known and whole.

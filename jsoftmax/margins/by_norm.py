@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
@@ -12,15 +11,15 @@ from jsoftmax.core.arguments import as_logits
 from jsoftmax.core.collectives import MeshAxes, check_bound_axis, psum
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere, without_classes
 from jsoftmax.core.norms import norm as norm_of
-from jsoftmax.margins.angular import BEYOND, checked_choice, static, with_angle
+from jsoftmax.margins.angular import Beyond, checked_choice, with_angle
 from jsoftmax.margins.per_example import Number
+from jsoftmax.margins.record import record, static
 
 _ADAFACE_NORMS = 1e-3, 100.0  # to which AdaFace clips norms
 _ADAFACE_EPS = 1e-3  # added to their standard deviation
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@record
 class AdaFace:
     """See `adaface`."""
 
@@ -38,8 +37,7 @@ class AdaFace:
         return phi - self.margin * (1 + quality)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@record
 class MagFace:
     """See `magface`."""
 
@@ -48,7 +46,7 @@ class MagFace:
     l_norm: Any
     u_norm: Any
     scale: Any
-    beyond: str = static()
+    beyond: Beyond = static()
 
     def target(self, c_y: Array, norm: Array) -> Array:
         slope = (self.u_margin - self.l_margin) / (self.u_norm - self.l_norm)
@@ -152,7 +150,7 @@ def magface(
     u_norm: Number = 110.0,
     scale: Number = 64.0,
     *,
-    beyond: str = "easy",
+    beyond: Beyond = "easy",
 ) -> MagFace:
     r"""MagFace: an angular margin that grows with the norm of the features, which learns quality.
 
@@ -186,7 +184,7 @@ def magface(
       >>> js.linear_logits(x, w, jnp.array([0, 0]), margin=js.magface(scale=1.0))[:, 0]
       Array([0.9004, 0.6965], dtype=float32)
     """
-    checked_choice("beyond", beyond, BEYOND)
+    checked_choice("beyond", beyond, Beyond)
     return MagFace(l_margin, u_margin, l_norm, u_norm, scale, beyond)
 
 

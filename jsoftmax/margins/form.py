@@ -83,8 +83,9 @@ class Margin(Protocol):
       Array([[ 4.48, 14.4 ]], dtype=float32)
     """
 
-    def target(self, cosine: Any, /) -> Array:
-        """Return what takes the place of the cosine of the true class."""
+    @property
+    def target(self) -> Callable[..., Any]:
+        """What takes the place of the cosine of the true class: a method."""
         ...
 
 

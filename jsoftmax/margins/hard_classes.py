@@ -5,9 +5,8 @@ are, is a comparison and has no gradient.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
@@ -17,24 +16,24 @@ from jsoftmax.core.collectives import MeshAxes, check_bound_axis, psum
 from jsoftmax.core.dtypes import cast_like
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere
 from jsoftmax.core.norms import cosine
-from jsoftmax.margins.angular import BEYOND, checked_choice, plus_angle, static, with_angle
+from jsoftmax.margins.angular import Beyond, checked_choice, plus_angle, with_angle
 from jsoftmax.margins.per_example import Number
+from jsoftmax.margins.record import record, static
 
-_TARGETS = "cosface", "arcface"
-_KINDS = "adaptive", "fixed"
+Target = Literal["cosface", "arcface"]
+Kind = Literal["adaptive", "fixed"]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@record
 class MVSoftmax:
     """See `mv_softmax`."""
 
     margin: Any
     t: Any
     scale: Any
-    kind: str = static()
+    kind: Kind = static()
     subtracted: bool = static()
-    beyond: str = static()
+    beyond: Beyond = static()
 
     def target(self, c_y: Array) -> Array:
         if not self.subtracted:
@@ -48,15 +47,14 @@ class MVSoftmax:
         return jnp.where(c_j > bar, raised, c_j)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@record
 class CurricularFace:
     """See `curricularface`."""
 
     margin: Any
     scale: Any
     t: Any
-    beyond: str = static()
+    beyond: Beyond = static()
 
     def target(self, c_y: Array) -> Array:
         return with_angle(c_y, self.margin, self.beyond)
@@ -66,8 +64,7 @@ class CurricularFace:
         return jnp.where(c_j > plus_angle(c_y, self.margin), c_j * (t + c_j), c_j)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@record
 class ArcNegFace:
     """See `arcnegface`."""
 
@@ -75,7 +72,7 @@ class ArcNegFace:
     alpha: Any
     sigma: Any
     scale: Any
-    beyond: str = static()
+    beyond: Beyond = static()
 
     def target(self, c_y: Array) -> Array:
         return with_angle(c_y, self.margin, self.beyond)
@@ -90,10 +87,10 @@ def mv_softmax(
     margin: Number = 0.35,
     t: Number = 0.2,
     scale: Number = 32.0,
-    target: str = "cosface",
-    kind: str = "adaptive",
+    target: Target = "cosface",
+    kind: Kind = "adaptive",
     *,
-    beyond: str = "easy",
+    beyond: Beyond = "easy",
 ) -> MVSoftmax:
     r"""MV-Softmax: hard classes are raised, the true one has the margin of CosFace or ArcFace.
 
@@ -123,14 +120,14 @@ def mv_softmax(
       >>> js.linear_logits(x, w, jnp.array([0]), margin=js.mv_softmax(scale=10.0))
       Array([[ 2.5, 11.6]], dtype=float32)
     """
-    checked_choice("target", target, _TARGETS)
-    checked_choice("kind", kind, _KINDS)
-    checked_choice("beyond", beyond, BEYOND)
+    checked_choice("target", target, Target)
+    checked_choice("kind", kind, Kind)
+    checked_choice("beyond", beyond, Beyond)
     return MVSoftmax(margin, t, scale, kind, target == "cosface", beyond)
 
 
 def curricularface(
-    margin: Number = 0.5, scale: Number = 64.0, t: Number = 0.0, *, beyond: str = "linear"
+    margin: Number = 0.5, scale: Number = 64.0, t: Number = 0.0, *, beyond: Beyond = "linear"
 ) -> CurricularFace:
     r"""CurricularFace: hard classes count little at first, and more as training goes on.
 
@@ -156,7 +153,7 @@ def curricularface(
       >>> js.linear_logits(x, w, jnp.array([0]), margin=js.curricularface(scale=10.0, t=0.5))
       Array([[ 1.4301, 10.4   ]], dtype=float32)
     """
-    checked_choice("beyond", beyond, BEYOND)
+    checked_choice("beyond", beyond, Beyond)
     return CurricularFace(margin, scale, t, beyond)
 
 
@@ -213,7 +210,7 @@ def arcnegface(
     sigma: Number = 2.0,
     scale: Number = 64.0,
     *,
-    beyond: str = "linear",
+    beyond: Beyond = "linear",
 ) -> ArcNegFace:
     r"""ArcNegFace: other classes are weighed by how close their score is to that of the true one.
 
@@ -242,5 +239,5 @@ def arcnegface(
       >>> js.linear_logits(x, w, jnp.array([0]), margin=js.arcnegface(scale=10.0))
       Array([[1.4301, 7.407 ]], dtype=float32)
     """
-    checked_choice("beyond", beyond, BEYOND)
+    checked_choice("beyond", beyond, Beyond)
     return ArcNegFace(margin, alpha, sigma, scale, beyond)

@@ -1,19 +1,17 @@
 """NPCFace: a margin that needs the mean over all hard classes before the true one has its score."""
 
-import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core.collectives import MeshAxes, psum
 from jsoftmax.margins.angular import plus_angle, with_angle
 from jsoftmax.margins.per_example import Number
+from jsoftmax.margins.record import record
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@record
 class NPCFace:
     """See `npcface`."""
 

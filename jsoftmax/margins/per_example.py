@@ -1,6 +1,5 @@
 """A margin's number that is another one for every example."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -9,10 +8,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax.core.dtypes import cast_like
+from jsoftmax.margins.record import record
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@record
 class PerExample:
     r"""A number of a margin by example; an array alone is a number by class.
 

@@ -1,9 +1,8 @@
 """Heads around a margin: several vectors for a class, and the hardest of the other classes."""
 
-import dataclasses
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -15,9 +14,10 @@ from jsoftmax.core.norms import cosine
 from jsoftmax.core.numbers import static_count
 from jsoftmax.core.top_k import largest_k
 from jsoftmax.margins.angles import angle
-from jsoftmax.margins.angular import plus_angle, static
+from jsoftmax.margins.angular import plus_angle
 from jsoftmax.margins.form import Margin, call, changes_others, has_summary, is_margin, similarity
 from jsoftmax.margins.per_example import Number
+from jsoftmax.margins.record import record, static
 
 
 class _Around:
@@ -30,17 +30,19 @@ class _Around:
         return getattr(margin, name)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@record
 class SubCenter(_Around):
     """See `sub_center`."""
 
     margin: Any
     centers: int = static()
 
+    @property
+    def target(self) -> Callable[..., Any]:
+        return self.margin.target
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+
+@record
 class InterTopK(_Around):
     """See `inter_top_k`."""
 

@@ -1,31 +1,29 @@
 """Margins in which every class's score is another function of its cosine, or of its angle."""
 
-import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jsoftmax.core.numbers import at_least
 from jsoftmax.maps.hard import straight_through
 from jsoftmax.margins.angles import angle, cosine_of
-from jsoftmax.margins.angular import GRADIENTS, AngularMargin, checked_choice, static
+from jsoftmax.margins.angular import AngularMargin, Gradient, checked_choice
 from jsoftmax.margins.per_example import Number, PerExample
+from jsoftmax.margins.record import record, static
 
 _AT_START = 1 + math.log(2)  # of t-vMF: 1 + softplus(0)
-_VERSIONS = "v0", "v1", "v2"
+Version = Literal["v0", "v1", "v2"]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@record
 class DividedAngles:
     """See version 2 of `sphereface_r`."""
 
     m: Any
     scale: Any
-    gradient: str = static()
+    gradient: Gradient = static()
 
     def target(self, c_y: Array) -> Array:
         return c_y
@@ -35,8 +33,7 @@ class DividedAngles:
         return straight_through(phi, c_j) if self.gradient == "straight_through" else phi
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@record
 class LiArcFace:
     """See `li_arcface`."""
 
@@ -50,8 +47,7 @@ class LiArcFace:
         return self.similarity(c_y) - self.margin * (2 / math.pi)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@record
 class TVMF:
     """See `tvmf`."""
 
@@ -64,8 +60,7 @@ class TVMF:
     target = similarity
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@record
 class Circle:
     """See `circle`."""
 
@@ -84,7 +79,7 @@ def _positive(x):
 
 
 def sphereface(
-    m: Number = 1.7, scale: Number = 30.0, *, gradient: str = "straight_through"
+    m: Number = 1.7, scale: Number = 30.0, *, gradient: Gradient = "straight_through"
 ) -> AngularMargin:
     r"""SphereFace on unit features: the angle multiplied by any number, continued past π.
 
@@ -106,16 +101,16 @@ def sphereface(
       >>> js.sphereface()(jnp.array([0.5, -1.0]))
       Array([-0.2079, -2.5878], dtype=float32)
     """
-    checked_choice("gradient", gradient, GRADIENTS)
+    checked_choice("gradient", gradient, Gradient)
     return AngularMargin(m, scale=scale, gradient=gradient)
 
 
 def sphereface_r(
     m: Number = 1.5,
     scale: Number = 30.0,
-    version: str = "v2",
+    version: Version = "v2",
     *,
-    gradient: str = "straight_through",
+    gradient: Gradient = "straight_through",
 ) -> AngularMargin | DividedAngles:
     r"""SphereFace-R: the angle of the true class multiplied, or those of the others divided.
 
@@ -142,8 +137,8 @@ def sphereface_r(
       >>> js.linear_logits(x, w, jnp.array([0]), margin=js.sphereface_r(2.0, 10.0))
       Array([[6.    , 9.4868]], dtype=float32)
     """
-    checked_choice("version", version, _VERSIONS)
-    checked_choice("gradient", gradient, GRADIENTS)
+    checked_choice("version", version, Version)
+    checked_choice("gradient", gradient, Gradient)
     if version == "v2":
         return DividedAngles(m, scale, gradient)
     beyond = "clamp" if version == "v1" else "continue"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,17 +20,19 @@ from jsoftmax.core.dtypes import unnarrowed
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere
 from jsoftmax.core.numbers import one_number, static_count, within
 
+Rates = TypeVar("Rates")
+
 
 @on_any_mesh(same_everywhere)
 def bootstrap_interval(
     key: Array,
-    metric: Callable[..., Any],
+    metric: Callable[..., Rates],
     *arrays: ArrayLike,
     level: ArrayLike = 0.95,
     num_samples: int = 1000,
     groups: ArrayLike | None = None,
     num_groups: int | None = None,
-) -> tuple[Any, Any]:
+) -> tuple[Rates, Rates]:
     r"""Confidence interval of a metric by the bootstrap.
 
     $$[\,q_{(1 - \mathrm{level}) / 2},\; q_{(1 + \mathrm{level}) / 2}\,] \quad

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import ArrayLike
 
 from jsoftmax.core.arguments import (
     as_labels,
@@ -42,8 +43,8 @@ class SparseLabels(NamedTuple):
       Array([0.9076], dtype=float32)
     """
 
-    indices: Array
-    probs: Array
+    indices: ArrayLike
+    probs: ArrayLike
 
 
 def with_indices(labels: Any) -> Any:
