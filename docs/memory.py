@@ -49,7 +49,9 @@ def draw(path):
         found = [temporary(loss, classes) for classes in CLASSES]
         print(name, *(f"{classes:,}: {size(m)}" for classes, m in zip(CLASSES, found, strict=True)))
         thousands = np.array(CLASSES) / 1e3
-        axis.plot(thousands, np.array(found) / 1e3, color=colour, marker=marker, lw=2.4, clip_on=False)
+        axis.plot(
+            thousands, np.array(found) / 1e3, color=colour, marker=marker, lw=2.4, clip_on=False
+        )
         axis.annotate(
             f"{name}: {size(found[-1])}",
             (thousands[-1], found[-1] / 1e3),

@@ -83,6 +83,11 @@ def checked(function: Callable[Args, Result]) -> Callable[Args, Result]:
         ...
       JaxRuntimeError: `logits` look like probabilities: every row is non-negative and sums to 1.
     """
+    if not callable(function):
+        raise TypeError(
+            f"`function`: expected a function, got {type(function).__name__}. Write "
+            "checked(f)(x), not checked(f(x))."
+        )
     function_checked = checkify.checkify(
         function, errors=checkify.user_checks | checkify.nan_checks
     )
@@ -97,7 +102,7 @@ def checked(function: Callable[Args, Result]) -> Callable[Args, Result]:
     return wrapper
 
 
-def check_values(logits: Array | None, labels: Array, classes: int) -> None:
+def check_values(logits: Array | None, labels: Array, classes: int, name: str = "labels") -> None:
     """Inside `checked`, raise on out-of-range labels and on logits that are probabilities."""
     if not _value_checks.value:
         return
@@ -109,11 +114,23 @@ def check_values(logits: Array | None, labels: Array, classes: int) -> None:
             lowest=lowest,
             highest=highest,
         )
-    if logits is not None:
+    else:
         checkify.check(
-            ~looks_like_probabilities(logits),
-            "`logits` look like probabilities: every row is non-negative and sums to 1. "
-            "The loss applies softmax itself; pass the values from before the softmax.",
+            jnp.all(labels >= 0),
+            f"`{name}`: expected probabilities, got {{lowest}}. Apply softmax to logits.",
+            lowest=jnp.min(labels, initial=0),
+        )
+    if logits is not None:
+        check_logits(logits)
+
+
+def check_logits(logits: Array, name: str = "logits", axis: int = -1) -> None:
+    """Inside `checked`, raise on logits that are probabilities."""
+    if _value_checks.value:
+        checkify.check(
+            ~looks_like_probabilities(jnp.moveaxis(logits, axis, -1)),
+            f"`{name}` look like probabilities: every row is non-negative and sums to 1. Softmax "
+            "is applied to them here; pass the values from before it.",
         )
 
 
@@ -121,6 +138,13 @@ def check_some(some: Array, what: str) -> None:
     """Inside `checked`, raise if there are none of what a rate is a share of."""
     if _value_checks.value:
         checkify.check(some, f"expected {what}, there are none.")
+
+
+def check_kinds(name: str, wrong: Array) -> None:
+    """Inside `checked`, raise if what says yes or no is another number than 0 and 1."""
+    if _value_checks.value:
+        message = f"`{name}`: expected booleans, or integers 0 and 1, got other integers."
+        checkify.check(~jnp.any(wrong), message)
 
 
 def check_both_kinds(some_same: Array, some_different: Array) -> None:

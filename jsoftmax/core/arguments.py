@@ -19,6 +19,8 @@ from jsoftmax.core.dtypes import unnarrowed
 
 Axis = int | tuple[int, ...]
 
+BY_NAME = "Other options are given by name, as in temperature=2.0."
+
 
 def check_no_tuple(name: str, x: Any) -> None:
     """Raise if arrays in a tuple, as in `SparseLabels`, would be stacked to one."""
@@ -30,10 +32,37 @@ def check_no_tuple(name: str, x: Any) -> None:
         )
 
 
+def as_given(name: str, x: Any) -> Any:
+    """Return an array with `ndim` and `dtype`, see `unnarrowed`; or say what came in its place."""
+    check_no_tuple(name, x)
+    try:
+        given = unnarrowed(x)
+    except (TypeError, ValueError) as wrong:
+        what = f"{type(x).__name__} of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
+        use = " Of a layer in Flax write layer.kernel[...].T." if name.endswith("weight") else ""
+        use = "" if name == "class_weight" else use
+        raise TypeError(f"`{name}`: expected an array of numbers, got {what}.{use}") from wrong
+    if _is_key(given):
+        raise TypeError(f"`{name}`: expected numbers, got a key. It is the first argument.")
+    return given
+
+
+def check_key(key: Any) -> None:
+    """Raise unless this is a key of `jax.random`, or several, of the new kind or the old."""
+    if not _is_key(key) and getattr(key, "dtype", None) != jnp.uint32:
+        got = f"an array of {key.dtype}" if hasattr(key, "dtype") else type(key).__name__
+        raise TypeError(
+            f"`key`: expected a key such as jax.random.key(0), as the first argument, got {got}."
+        )
+
+
+def _is_key(x):
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
 def as_logits(logits: ArrayLike, name: str = "logits") -> Array:
     """Return `logits` as a real array; integers become the default float."""
-    check_no_tuple(name, logits)
-    given = unnarrowed(logits)
+    given = as_given(name, logits)
     if jnp.issubdtype(given.dtype, jnp.integer):
         return jnp.asarray(given, float)
     if not jnp.issubdtype(given.dtype, jnp.floating):
@@ -81,13 +110,13 @@ def marked_labels(labels: ArrayLike, ignore_index: ArrayLike | None) -> Array:
 
 def _checked_labels(labels, name):
     """Return an array of integers, of numpy if JAX would narrow them, or of floats."""
-    check_no_tuple(name, labels)
-    labels = unnarrowed(labels)
+    labels = as_given(name, labels)
     dtype = labels.dtype
     if not (jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)):
         raise TypeError(
             f"`{name}`: expected integers (one class per example) or floats (a distribution over "
-            f"the classes), got dtype {dtype}. Use labels.astype(int) for class numbers."
+            f"the classes), got dtype {dtype}. Write labels.astype(int) for class numbers, "
+            "labels.astype(float) for one-hot rows."
         )
     return labels
 
@@ -118,7 +147,10 @@ def check_integers(labels: Array, expected: str = "integers", instead: str = "")
     """Raise `TypeError` if labels are distributions, and say what to use for these."""
     if is_distribution(labels):
         hint = f" For a distribution over all classes use {instead}." if instead else ""
-        raise TypeError(f"`labels`: expected {expected}, got dtype {labels.dtype}.{hint}")
+        raise TypeError(
+            f"`labels`: expected {expected}, got dtype {labels.dtype}. Write labels.astype(int) "
+            f"for class numbers, labels.argmax(-1) for one-hot rows.{hint}"
+        )
 
 
 def is_distribution(labels: Array) -> bool:
@@ -126,10 +158,16 @@ def is_distribution(labels: Array) -> bool:
     return jnp.issubdtype(labels.dtype, jnp.floating)
 
 
-def check_shape(name: str, x: Array, expected: tuple[int, ...], meaning: str) -> None:
-    """Raise chex's error unless `x` has the expected shape, naming the argument and its meaning."""
+def check_shape(
+    name: str, x: Array, expected: tuple[int, ...], meaning: str, instead: str = ""
+) -> None:
+    """Raise chex's error unless `x` has the expected shape, naming the argument and its meaning.
+
+    `instead` says what to write, if that can be known.
+    """
     if x.shape != expected:  # chex does not compare symbolic sizes
-        chex.assert_shape(x, expected, custom_message=_message(name, x.shape, expected, meaning))
+        message = _message(name, x.shape, expected, meaning) + (f". {instead}" if instead else "")
+        chex.assert_shape(x, expected, custom_message=message)
 
 
 def is_known(size: Any) -> bool:
@@ -167,7 +205,7 @@ def axes_of_classes(axis: Axis) -> tuple[int, ...]:
     except TypeError as wrong:
         raise TypeError(
             f"`axis`: expected an integer, or a tuple of integers where several are allowed, got "
-            f"{axis!r}."
+            f"{axis!r}. {BY_NAME}"
         ) from wrong
 
 
@@ -176,10 +214,11 @@ def normalize_axis(name: str, x: Array, axis: int) -> int:
     try:
         axis = operator.index(axis)
     except TypeError as wrong:
-        raise TypeError(f"`axis`: expected one integer, got {axis!r}.") from wrong
+        raise TypeError(f"`axis`: expected one integer, got {axis!r}. {BY_NAME}") from wrong
     if not -x.ndim <= axis < x.ndim:
+        use = f" {BY_NAME}" if axis > 0 else ""
         raise AssertionError(
-            f"`{name}`: expected an axis {axis}, got shape {x.shape} with {x.ndim} axes."
+            f"`{name}`: expected an axis {axis}, got shape {x.shape} with {x.ndim} axes.{use}"
         )
     return axis % x.ndim
 

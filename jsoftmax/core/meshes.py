@@ -8,7 +8,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 from jax import Array
@@ -16,8 +16,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jsoftmax.core.arguments import axes_of_classes
+from jsoftmax.core.calls import Function, explaining_calls
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 Axes = tuple[Any, ...]  # of an array: for each of its axes the mesh axes, or None
 Given = dict[str, Any]  # the arguments of a call
 
@@ -30,7 +30,7 @@ def on_any_mesh(axes: Callable[[Given], Axes]) -> Callable[[Function], Function]
     """
 
     def decorate(function: Function) -> Any:
-        signature = inspect.signature(function)
+        signature, function = inspect.signature(function), explaining_calls(function)
 
         @functools.wraps(function)
         def on_mesh(*args, **options):

@@ -43,6 +43,7 @@ from jsoftmax.margins.form import (
     is_margin,
     normalizes_features,
     normalizes_weight,
+    not_a_margin,
     reads_norm,
 )
 from jsoftmax.margins.partition import combine, numbers_of, partition
@@ -69,7 +70,7 @@ def checked_head(
     if (count := centers_of(margin)) is not None:
         meaning, centers = "classes by centers by features", (count,)
     expected = weight.shape[:1] + centers + features.shape[-1:]
-    check_shape(f"{whose}weight", weight, expected, meaning)
+    check_shape(f"{whose}weight", weight, expected, meaning, weight_instead(features, weight))
     classes = weight.shape[:1]
     if not weight.shape[0]:
         raise AssertionError(f"`{whose}weight`: expected at least one class, got {weight.shape}.")
@@ -93,6 +94,13 @@ def checked_head(
     return features, Head(weight, bias, where, sound, softcap, margin=margin)
 
 
+def weight_instead(features: Array, weight: Array) -> str:
+    """Say what to write for a weight of the wrong shape."""
+    if weight.ndim == 2 and weight.shape[0] == features.shape[-1]:
+        return "Of a kernel, features by classes as in Flax, write kernel.T."
+    return "The arguments are features, weight, labels."
+
+
 def check_margin(margin: Margin | None, examples: tuple[int, ...], classes: int) -> None:
     """Check what a margin is, and the shapes of its numbers.
 
@@ -101,12 +109,7 @@ def check_margin(margin: Margin | None, examples: tuple[int, ...], classes: int)
     if margin is None:
         return
     if not is_margin(margin):
-        name = getattr(margin, "__name__", type(margin).__name__)
-        raise TypeError(
-            f"`margin`: expected a margin such as arcface(), got {name}. A function that makes "
-            "margins has to be called, and a margin of your own is a dataclass with a method "
-            "`target`: see Margin."
-        )
+        raise not_a_margin(margin)
     unit = normalizes_features(margin) and normalizes_weight(margin)
     for name in ("others", "similarity", "centers"):
         if hasattr(margin, name) and not unit:

@@ -14,12 +14,12 @@ from jax.typing import ArrayLike
 
 from jsoftmax.blockwise.types import Examples, Head, Numbers
 from jsoftmax.checks import check_values
-from jsoftmax.core.arguments import check_integers, check_shape, labels_and_ignored
+from jsoftmax.core.arguments import as_given, check_integers, check_shape, labels_and_ignored
 from jsoftmax.core.collectives import check_bound_axis, gather_per_class, num_global
 from jsoftmax.core.dtypes import sum_dtype
 from jsoftmax.core.masking import as_rows
 from jsoftmax.core.numbers import at_least, is_static, like_examples
-from jsoftmax.stats.labels import SparseLabels, check_sparse_labels
+from jsoftmax.stats.labels import SparseLabels, check_class_numbers, check_sparse_labels
 
 
 def checked_examples(
@@ -52,7 +52,10 @@ def checked_examples(
     else:
         labels, ignored = labels_and_ignored(labels, ignore_index)
         check_integers(labels, "integers or SparseLabels", "cross_entropy on linear_logits")
-        check_shape("labels", labels, shape, "an integer class for every example")
+        use = "Write labels.argmax(-1) for one-hot rows."
+        if labels.shape == head.weight.shape[:1]:
+            use = "The arguments are features, weight, labels."
+        check_class_numbers("labels", labels, shape, use)
         labels = labels.reshape(-1)
         if ignored is None:
             ignored = False
@@ -130,7 +133,7 @@ def weigh(
     left_out = weights == 0
     of_labels = None
     if class_weight is not None:
-        class_weight = jnp.asarray(class_weight).astype(dtype)
+        class_weight = jnp.asarray(as_given("class_weight", class_weight)).astype(dtype)
         check_shape("class_weight", class_weight, (num_local,), "a weight for every class")
         of_labels = gather_per_class(class_weight, labels, class_axis)
         counts = weights * of_labels if probs is None else weights

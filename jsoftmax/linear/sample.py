@@ -15,7 +15,7 @@ from jax.lax import PrecisionLike
 from jax.typing import ArrayLike
 
 from jsoftmax.blockwise.held_rows import over_rows, rows_held
-from jsoftmax.core.arguments import check_shape
+from jsoftmax.core.arguments import check_key, check_shape
 from jsoftmax.core.collectives import (
     MeshAxes,
     check_bound_axis,
@@ -99,6 +99,7 @@ def linear_sample(
       >>> classes, log_probs
       (Array([0], dtype=int32), Array([0.], dtype=float32))
     """
+    check_key(key)
     features, head = checked_head(
         features, weight, bias=bias, softcap=softcap, margin=None, where=where
     )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import check_integers, marked_labels
+from jsoftmax.core.arguments import check_integers, check_key, marked_labels
 from jsoftmax.core.collectives import (
     NO_CLASS,
     MeshAxes,
@@ -107,6 +107,7 @@ def sample_classes(
       ... )
       Array(6.9078, dtype=float32)
     """
+    check_key(key)
     check_bound_axis("class_axis", class_axis)
     check_bound_axis("batch_axis", batch_axis)
     labels = marked_labels(labels, ignore_index)

@@ -17,10 +17,11 @@ from jsoftmax.core.arguments import (
     marked_labels,
     normalize_axis,
 )
+from jsoftmax.core.calls import explaining_calls
 from jsoftmax.core.collectives import NO_CLASS, MeshAxes, axes_of
 from jsoftmax.core.dtypes import to_compute_dtype
 from jsoftmax.core.meshes import explaining_closures
-from jsoftmax.core.numbers import at_least, is_static, number
+from jsoftmax.core.numbers import at_least, is_static, number, static_count
 from jsoftmax.linear.arguments import Padding, checked_precision
 from jsoftmax.linear.examples import as_loss_args
 from jsoftmax.linear.loss import linear_loss
@@ -72,6 +73,7 @@ def sharded_linear_loss(
     return_stats: bool,
     **options: Unpack[ShardedOptions],
 ) -> ShardedLoss[Array | WithStats]: ...
+@explaining_calls
 def sharded_linear_loss(
     mesh: Mesh,
     *,
@@ -125,6 +127,7 @@ def sharded_linear_loss(
       >>> loss, dw.shape
       (Array(0.008, dtype=float32), (10, 5))
     """
+    num_classes = static_count("num_classes", num_classes, 1)
     row_devices = mesh_devices("batch_axis", batch_axis, mesh)
     class_devices = mesh_devices("class_axis", class_axis, mesh)
     # Over an axis of one device nothing is to be exchanged.
@@ -242,9 +245,12 @@ def _pop(options, names):
 def _check_classes(num_classes, per_class):
     weight, margin = per_class["weight"], per_class["margin"]
     if weight.shape[0] < num_classes:
+        use = " Of a kernel, features by classes as in Flax, write kernel.T." * (
+            weight.shape[-1] == num_classes
+        )
         raise AssertionError(
             f"`weight`: expected a row for each of num_classes = {num_classes} classes, got shape "
-            f"{weight.shape}."
+            f"{weight.shape}.{use}"
         )
     named = {name: x for name, x in per_class.items() if name not in ("weight", "margin")}
     if margin is not None:

@@ -1,6 +1,7 @@
 """A loss of `LogitStats` as the engine takes it: traced, with what it closes over as arguments."""
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +14,7 @@ from jax import Array
 from jsoftmax.blockwise.types import Examples, Head
 from jsoftmax.core.collectives import MeshAxes, psum
 from jsoftmax.core.varying import vary, varying_zero
-from jsoftmax.losses.protocol import fields_read, on_centred, with_class_weight
+from jsoftmax.losses.protocol import check_loss, fields_read, on_centred, with_class_weight
 from jsoftmax.stats.logit_stats import LogitStats
 from jsoftmax.stats.statistics import OPTIONAL
 
@@ -55,6 +56,7 @@ def trace_loss(
     is that of the class weights, if the loss takes these: then the mean that it reads is by them.
     `loss_args` are what the loss gets, whose leaves are among the examples.
     """
+    check_loss(loss, loss_args)
     centred = on_centred(loss) if average is None else with_class_weight(loss, average)
 
     def example(values):
@@ -104,6 +106,7 @@ def loss_key(loss: Callable[..., Array], loss_args: Any) -> Any:
 
     It equals none before where the loss closes over arrays, whose values the program would keep.
     """
+    check_loss(loss, loss_args)
     zero = jnp.zeros(())
     args = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), loss_args)
     traced = jax.make_jaxpr(on_centred(loss))(_stats_of(zero), zero, *args)
@@ -116,6 +119,6 @@ def _stats_of(x):
 
 def _key(loss, traced):
     """Return the code of a loss and what was traced of it, but for addresses in memory."""
-    function = loss.func if isinstance(loss, partial) else loss
+    function = inspect.unwrap(loss.func if isinstance(loss, partial) else loss)
     text = re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr))
     return getattr(function, "__code__", type(function)), text

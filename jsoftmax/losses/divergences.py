@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jsoftmax.checks import check_logits
 from jsoftmax.core.arguments import (
     as_logits,
     check_no_tuple,
@@ -199,6 +200,8 @@ def distillation_loss(
     check_shape("teacher_logits", t, z.shape, "one logit for every one of the student")
     axis = normalize_axis("student_logits", z, axis)
     check_some_class("student_logits", z, axis)
+    check_logits(z, "student_logits", axis)
+    check_logits(t, "teacher_logits", axis)
     temperature = at_least("temperature", temperature, 0, strict=True)
     temperature = by_example("temperature", temperature, z.shape, axis)
     (z, t), weights = weighed(sample_weight, z, t, axis=axis)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jsoftmax.checks import check_logits
 from jsoftmax.core.arguments import as_logits, check_some_class, normalize_axis
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.masking import centred, mask_classes
@@ -53,6 +54,7 @@ def entropy(
     logits = as_logits(logits)
     axis = normalize_axis("logits", logits, axis)
     check_some_class("logits", logits, axis)
+    check_logits(logits, axis=axis)
     z = jnp.moveaxis(mask_classes(logits, where), axis, -1)
     (z,), weights = weighed(sample_weight, z)
     found = jax.checkpoint(lambda z: _entropy(centred(z, -1, None)[0]))(z)

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax.core.numbers import at_least, at_most, is_static, like_examples, within
 from jsoftmax.core.numerics import expm1, multiply_no_nan, sigmoid, softplus
-from jsoftmax.losses.protocol import by_class_weight, centred_by, shift_invariant
+from jsoftmax.losses.protocol import by_class_weight, centred_by, of_stats, shift_invariant
 from jsoftmax.stats.logit_stats import LogitStats
 
 
@@ -38,6 +38,7 @@ def _weighted_nll(stats, shift, of_label, *, average, label_smoothing=0.0, z_los
     return loss + multiply_no_nan(spread, target - stats.mean)
 
 
+@of_stats
 @by_class_weight(_weighted_nll)
 @centred_by(_centred_nll)
 def nll(stats: LogitStats, *, label_smoothing: ArrayLike = 0.0, z_loss: ArrayLike = 0.0) -> Array:
@@ -75,6 +76,7 @@ def nll(stats: LogitStats, *, label_smoothing: ArrayLike = 0.0, z_loss: ArrayLik
     return loss + z_penalty(z_loss, stats.logsumexp)
 
 
+@of_stats
 @shift_invariant
 def focal(stats: LogitStats, *, gamma: ArrayLike = 2.0) -> Array:
     r"""Focal loss: cross-entropy that fades for examples the model has right.
@@ -101,6 +103,7 @@ def focal(stats: LogitStats, *, gamma: ArrayLike = 2.0) -> Array:
     return _infinite_if_off(stats, faded)
 
 
+@of_stats
 @shift_invariant
 def poly1(stats: LogitStats, *, epsilon: ArrayLike = 2.0) -> Array:
     r"""Poly-1 loss: cross-entropy with another weight on the first term of its series in 1 - p.
@@ -124,6 +127,7 @@ def poly1(stats: LogitStats, *, epsilon: ArrayLike = 2.0) -> Array:
     return nll(stats) + like_examples("epsilon", epsilon, u) * sigmoid(-u)
 
 
+@of_stats
 @shift_invariant
 def gce(stats: LogitStats, *, q: ArrayLike = 0.7) -> Array:
     r"""Generalised cross-entropy: between cross-entropy (q = 0) and the robust 1 - p (q = 1).
@@ -158,6 +162,7 @@ def gce(stats: LogitStats, *, q: ArrayLike = 0.7) -> Array:
     return jnp.where(near, _infinite_if_off(stats, series), power)
 
 
+@of_stats
 @shift_invariant
 def mae(stats: LogitStats) -> Array:
     r"""Mean absolute error between the one-hot label and the probabilities, summed over classes.
@@ -179,6 +184,7 @@ def mae(stats: LogitStats) -> Array:
     return 2 * sigmoid(-_finite_log_odds(stats))
 
 
+@of_stats
 @shift_invariant
 def sce(
     stats: LogitStats,

@@ -12,6 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax.core.arguments import is_distribution
+from jsoftmax.core.calls import explaining_calls
 from jsoftmax.core.dtypes import cast_like
 from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numerics import multiply_no_nan
@@ -21,6 +22,7 @@ from jsoftmax.losses.reduction import Reduction
 from jsoftmax.stats.dense import class_stats
 
 
+@explaining_calls
 def focal_loss(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -62,6 +64,7 @@ def focal_loss(
     return _on_logits(focal, {"gamma": gamma}, reduction, *given)
 
 
+@explaining_calls
 def poly_loss(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -103,6 +106,7 @@ def poly_loss(
     return _on_logits(poly1, {"epsilon": epsilon}, reduction, *given)
 
 
+@explaining_calls
 def generalized_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -143,6 +147,7 @@ def generalized_cross_entropy(
     return _on_logits(gce, {"q": q}, reduction, *given)
 
 
+@explaining_calls
 def mae_loss(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -181,6 +186,7 @@ def mae_loss(
     return _on_logits(mae, {}, reduction, *given)
 
 
+@explaining_calls
 def symmetric_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,

@@ -8,13 +8,16 @@ attribute gets the stats of the logits themselves.
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 from jax import Array
 
+from jsoftmax.core.calls import explaining_calls
 from jsoftmax.core.numbers import is_concrete, is_static, number
+from jsoftmax.margins.form import is_margin
 from jsoftmax.stats.logit_stats import LogitStats, absolute
 from jsoftmax.stats.statistics import OPTIONAL
 
@@ -48,6 +51,11 @@ def shift_invariant(loss: Loss) -> Loss:
       Array(0.5, dtype=float32)
     """
 
+    if not callable(loss):
+        raise TypeError(
+            f"`loss`: expected a function of LogitStats, got {type(loss).__name__}. Write "
+            "shift_invariant(loss), not shift_invariant(loss(stats))."
+        )
     return centred_by(lambda stats, shift, *args, **options: loss(stats, *args, **options))(loss)
 
 
@@ -93,6 +101,52 @@ def _taken_apart(loss):
     if isinstance(loss, functools.partial):
         return loss.func, loss.args, loss.keywords
     return loss, (), {}
+
+
+# The losses on logits and labels, and what they are of LogitStats.
+_OF_LOGITS = {
+    "cross_entropy": "nll",
+    "focal_loss": "focal",
+    "poly_loss": "poly1",
+    "generalized_cross_entropy": "gce",
+    "mae_loss": "mae",
+    "symmetric_cross_entropy": "sce",
+}
+
+
+def check_loss(loss: Any, loss_args: Any) -> None:
+    """Raise unless a loss can be called with LogitStats and the further arguments."""
+    expected = "`loss`: expected a function of LogitStats such as js.focal"
+    if is_margin(loss):
+        raise TypeError(f"{expected}, got a margin. Write margin={loss!r}.")
+    if not callable(loss):
+        use = " Write head.loss, and margin=head.margin." if hasattr(loss, "margin") else ""
+        use = use or " A loss is handed over, not called."
+        raise TypeError(f"{expected}, got {type(loss).__name__}.{use}")
+    try:
+        signature = inspect.signature(loss)
+    except (TypeError, ValueError):  # it has none that is known
+        return
+    try:
+        signature.bind(None, *loss_args)
+    except TypeError as wrong:
+        function, *_ = _taken_apart(loss)
+        name = getattr(function, "__name__", type(function).__name__)
+        count = f" and of {len(loss_args)} loss_args" if loss_args else ""
+        use = "What it needs besides goes to `loss_args`, or to functools.partial."
+        if name in _OF_LOGITS:
+            use = f"It is one of logits and labels: write js.{_OF_LOGITS[name]}."
+        call = f"{name}({', '.join(signature.parameters)})"
+        raise TypeError(f"{expected}{count}, got {call}: {wrong}. {use}") from None
+
+
+def of_stats(loss: Loss) -> Loss:
+    """Let the error of a loss of the library that is called like others say how it is used."""
+    name = f"js.{getattr(loss, '__name__', '')}"
+    options = inspect.signature(loss).parameters
+    given = "".join(f", {p.name}={p.default}" for p in options.values() if p.kind == p.KEYWORD_ONLY)
+    with_options = f", with options functools.partial({name}{given})" if given else ""
+    return explaining_calls(loss, f" As `loss` write {name}{with_options}.")
 
 
 def on_centred(loss: Callable[..., Array]) -> Callable[..., Array]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import as_logits, check_shape
+from jsoftmax.core.arguments import as_logits, check_key, check_shape
 from jsoftmax.core.dtypes import to_compute_dtype
 from jsoftmax.core.masking import masked_logits
 from jsoftmax.core.meshes import like, on_any_mesh
@@ -114,6 +114,7 @@ def gumbel_softmax(
       >>> js.gumbel_softmax(jax.random.key(0), jnp.zeros(3), hard=True).sum()
       Array(1., dtype=float32)
     """
+    check_key(key)
     logits = as_logits(logits)
     z = to_compute_dtype(logits)
     noisy = z + jax.random.gumbel(key, z.shape, z.dtype, mode="high")

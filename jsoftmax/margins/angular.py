@@ -31,7 +31,7 @@ from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.maps.hard import straight_through
 from jsoftmax.margins.angles import clipped, sine_of
 from jsoftmax.margins.partition import whole_number
-from jsoftmax.margins.per_example import Number, number_like
+from jsoftmax.margins.per_example import Number, number_like, radians
 from jsoftmax.margins.record import as_call, not_by_default, polynomial, record, static
 
 Gradient = Literal["exact", "straight_through"]
@@ -154,6 +154,7 @@ def angular_margin(
     """
     checked_choice("gradient", gradient, Gradient)
     checked_choice("beyond", beyond, Beyond)
+    radians("m2", m2)
     return AngularMargin(m1, m2, m3, scale=scale, gradient=gradient, beyond=beyond)
 
 

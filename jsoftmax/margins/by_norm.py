@@ -12,7 +12,7 @@ from jsoftmax.core.collectives import MeshAxes, check_bound_axis, psum
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere, without_classes
 from jsoftmax.core.norms import norm as norm_of
 from jsoftmax.margins.angular import Beyond, checked_choice, with_angle
-from jsoftmax.margins.per_example import Number
+from jsoftmax.margins.per_example import Number, radians
 from jsoftmax.margins.record import record, static
 
 _ADAFACE_NORMS = 1e-3, 100.0  # to which AdaFace clips norms
@@ -90,7 +90,7 @@ def adaface(
       >>> js.linear_logits(x, w, jnp.array([0, 0]), margin=js.adaface(norm_std=10.0))[:, 0]
       Array([29.8761, 12.8   ], dtype=float32)
     """
-    return AdaFace(margin, h, scale, norm_mean, norm_std)
+    return AdaFace(radians("margin", margin), h, scale, norm_mean, norm_std)
 
 
 @on_any_mesh(same_everywhere)
@@ -128,6 +128,8 @@ def adaface_update(
       >>> margin.norm_mean, margin.norm_std
       (Array(13.75, dtype=float32), Array(51.7678, dtype=float32))
     """
+    if not isinstance(margin, AdaFace):
+        raise TypeError(f"`margin`: expected one that adaface made, got {margin!r}.")
     check_bound_axis("axis_name", axis_name)
     n = jnp.clip(norm_of(lax.stop_gradient(as_logits(features, "features"))), *_ADAFACE_NORMS)
     count = psum(jnp.asarray(n.size, n.dtype), axis_name)
@@ -185,6 +187,8 @@ def magface(
       Array([0.9004, 0.6965], dtype=float32)
     """
     checked_choice("beyond", beyond, Beyond)
+    radians("l_margin", l_margin)
+    radians("u_margin", u_margin)
     return MagFace(l_margin, u_margin, l_norm, u_norm, scale, beyond)
 
 

@@ -186,5 +186,16 @@ def is_margin(x: Any) -> bool:
     return dataclasses.is_dataclass(x) and not isinstance(x, type) and hasattr(x, "target")
 
 
+def not_a_margin(x: Any) -> TypeError:
+    """Return the error of what is none, which says what to write instead."""
+    name = getattr(x, "__name__", type(x).__name__)
+    use = "A margin of your own is a dataclass with a method `target`, see Margin."
+    if callable(x):
+        use = f"Call it: margin={name}()."
+    elif hasattr(x, "loss"):
+        use = "Write head.loss for the loss, and margin=head.margin."
+    return TypeError(f"`margin`: expected a margin such as arcface(), got {name}. {use}")
+
+
 def _named(method):
     return inspect.signature(method).parameters

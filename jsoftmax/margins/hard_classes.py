@@ -17,7 +17,7 @@ from jsoftmax.core.dtypes import cast_like
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere
 from jsoftmax.core.norms import cosine
 from jsoftmax.margins.angular import Beyond, checked_choice, plus_angle, with_angle
-from jsoftmax.margins.per_example import Number
+from jsoftmax.margins.per_example import Number, radians
 from jsoftmax.margins.record import record, static
 
 Target = Literal["cosface", "arcface"]
@@ -123,6 +123,8 @@ def mv_softmax(
     checked_choice("target", target, Target)
     checked_choice("kind", kind, Kind)
     checked_choice("beyond", beyond, Beyond)
+    if target == "arcface":
+        radians("margin", margin)
     return MVSoftmax(margin, t, scale, kind, target == "cosface", beyond)
 
 
@@ -154,7 +156,7 @@ def curricularface(
       Array([[ 1.4301, 10.4   ]], dtype=float32)
     """
     checked_choice("beyond", beyond, Beyond)
-    return CurricularFace(margin, scale, t, beyond)
+    return CurricularFace(radians("margin", margin), scale, t, beyond)
 
 
 @on_any_mesh(same_everywhere)
@@ -191,9 +193,12 @@ def curricularface_update(
       >>> js.curricularface_update(js.curricularface(), x, w, y, momentum=0.5).t
       Array(0.4, dtype=float32)
     """
+    if not isinstance(margin, CurricularFace):
+        raise TypeError(f"`margin`: expected one that curricularface made, got {margin!r}.")
     check_bound_axis("axis_name", axis_name)
     x = as_logits(features, "features")
     w, y = as_logits(weight, "weight"), integer_labels(labels)
+    check_shape("weight", w, (*w.shape[:1], x.shape[-1]), "classes by features")
     check_shape("labels", y, x.shape[:-1], "an integer class for every example")
     known = (y >= 0) & (y < w.shape[0])
     c = jnp.clip(cosine(*lax.stop_gradient((x, w.at[y].get(mode="clip")))), -1, 1)
@@ -240,4 +245,4 @@ def arcnegface(
       Array([[1.4301, 7.407 ]], dtype=float32)
     """
     checked_choice("beyond", beyond, Beyond)
-    return ArcNegFace(margin, alpha, sigma, scale, beyond)
+    return ArcNegFace(radians("margin", margin), alpha, sigma, scale, beyond)

@@ -7,7 +7,7 @@ from jax import Array
 
 from jsoftmax.core.collectives import MeshAxes, psum
 from jsoftmax.margins.angular import plus_angle, with_angle
-from jsoftmax.margins.per_example import Number
+from jsoftmax.margins.per_example import Number, radians
 from jsoftmax.margins.record import record
 
 
@@ -75,4 +75,4 @@ def npcface(
       >>> js.linear_logits(x, w, jnp.array([0]), margin=js.npcface(scale=10.0))
       Array([[ 0.834, 10.8  ]], dtype=float32)
     """
-    return NPCFace(margin, slope, t, a, scale, mask_margin)
+    return NPCFace(radians("margin", margin), slope, t, a, scale, mask_margin)

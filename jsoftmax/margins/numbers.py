@@ -5,9 +5,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jsoftmax.core.arguments import check_key
 from jsoftmax.core.dtypes import to_compute_dtype
 from jsoftmax.core.numbers import at_least
-from jsoftmax.margins.per_example import PerExample
+from jsoftmax.margins.per_example import PerExample, radians
 
 
 def elastic_margin(
@@ -36,6 +37,8 @@ def elastic_margin(
       >>> js.linear_logits(jnp.eye(2), jnp.eye(2), jnp.array([0, 1]), margin=margin).shape
       (2, 2)
     """
+    check_key(key)
+    radians("mean", mean)
     mean, std = (to_compute_dtype(x) for x in (mean, at_least("std", std, 0)))
     noise = jax.random.normal(key, shape, jnp.promote_types(mean.dtype, std.dtype))
     return PerExample(mean.astype(noise.dtype) + std.astype(noise.dtype) * noise)
@@ -74,6 +77,8 @@ def dynamic_margins(
     if n.ndim != 1:
         raise AssertionError(f"`class_counts`: expected shape (classes,), got {n.shape}.")
     some = n > 0
+    radians("smallest", smallest)
+    radians("largest", largest)
     a, b, p = (jnp.asarray(x, n.dtype) for x in (smallest, largest, power))
     rare = jnp.where(some, jnp.where(some, n, 1) ** -p, 0)
     low = jnp.min(rare, where=some, initial=jnp.inf)

@@ -1,13 +1,16 @@
 """A margin's number that is another one for every example."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax.core.dtypes import cast_like
+from jsoftmax.core.numbers import is_concrete
 from jsoftmax.margins.record import record
 
 
@@ -43,6 +46,17 @@ Number = ArrayLike | PerExample
 def number_like(number: Any, cosine: Array) -> Array:
     """Return a number of a margin for cosines `[...]`, in their dtype."""
     return cast_like(number.values if isinstance(number, PerExample) else number, cosine)
+
+
+def radians(name: str, number: Any) -> Any:
+    """Return an angle: an error if it is known to be above π, which degrees are."""
+    value = number.values if isinstance(number, PerExample) else number
+    if is_concrete(value) and np.any(np.asarray(value) > math.pi):
+        raise ValueError(
+            f"`{name}`: expected an angle in radians, at most π, got {value}. Of degrees write "
+            f"{name}=jnp.deg2rad(degrees)."
+        )
+    return number
 
 
 def by_example(tree: Any) -> Any:

@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.numbers import at_least
 from jsoftmax.margins.angular import AngularMargin
-from jsoftmax.margins.per_example import Number, PerExample
+from jsoftmax.margins.per_example import Number, PerExample, radians
 
 
 def modified_softmax() -> AngularMargin:
@@ -168,7 +168,7 @@ def arcface(margin: Number = 0.5, scale: Number = 64.0) -> AngularMargin:
       >>> js.arcface()(jnp.array(0.5))
       Array(0.0236, dtype=float32)
     """
-    return AngularMargin(m2=margin, scale=scale)
+    return AngularMargin(m2=radians("margin", margin), scale=scale)
 
 
 def combined_margin(
@@ -193,7 +193,7 @@ def combined_margin(
       >>> js.combined_margin()(jnp.array(0.5))
       Array(0.0217, dtype=float32)
     """
-    return AngularMargin(m1, m2, m3, scale=scale)
+    return AngularMargin(m1, radians("m2", m2), m3, scale=scale)
 
 
 def ldam(

@@ -15,8 +15,16 @@ from jsoftmax.core.numbers import static_count
 from jsoftmax.core.top_k import largest_k
 from jsoftmax.margins.angles import angle
 from jsoftmax.margins.angular import plus_angle
-from jsoftmax.margins.form import Margin, call, changes_others, has_summary, is_margin, similarity
-from jsoftmax.margins.per_example import Number
+from jsoftmax.margins.form import (
+    Margin,
+    call,
+    changes_others,
+    has_summary,
+    is_margin,
+    not_a_margin,
+    similarity,
+)
+from jsoftmax.margins.per_example import Number, radians
 from jsoftmax.margins.record import record, static
 
 
@@ -129,13 +137,12 @@ def inter_top_k(margin: Margin, k: int = 5, penalty: Number = 0.06) -> InterTopK
       Array([[ 6.   ,  8.559, -8.   ]], dtype=float32)
     """
     _check(margin)
-    return InterTopK(margin, static_count("k", k, 1), penalty)
+    return InterTopK(margin, static_count("k", k, 1), radians("penalty", penalty))
 
 
 def _check(margin):
     if not is_margin(margin):
-        name = getattr(margin, "__name__", type(margin).__name__)
-        raise TypeError(f"`margin`: expected a margin such as arcface(), got {name}.")
+        raise not_a_margin(margin)
 
 
 @on_any_mesh(without_classes("features"))

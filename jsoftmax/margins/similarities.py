@@ -10,7 +10,7 @@ from jsoftmax.core.numbers import at_least
 from jsoftmax.maps.hard import straight_through
 from jsoftmax.margins.angles import angle, cosine_of
 from jsoftmax.margins.angular import AngularMargin, Gradient, checked_choice
-from jsoftmax.margins.per_example import Number, PerExample
+from jsoftmax.margins.per_example import Number, PerExample, radians
 from jsoftmax.margins.record import record, static
 
 _AT_START = 1 + math.log(2)  # of t-vMF: 1 + softplus(0)
@@ -166,7 +166,7 @@ def li_arcface(margin: Number = 0.45, scale: Number = 64.0) -> LiArcFace:
       >>> js.linear_logits(x, w, margin=js.li_arcface(scale=10.0))
       Array([[10.,  0.]], dtype=float32)
     """
-    return LiArcFace(margin, scale)
+    return LiArcFace(radians("margin", margin), scale)
 
 
 def tvmf(kappa: Number = 16.0, scale: Number = _AT_START) -> TVMF:

@@ -49,7 +49,8 @@ def top_k_accuracy(
       Array(1., dtype=float32)
     """
     k = static_count("k", k, 1)
-    logits, labels, weight = metric_inputs(logits, labels, where, sample_weight, ignore_index)
+    given = logits, labels, where, sample_weight, ignore_index
+    logits, labels, weight = metric_inputs(*given, only_ranked=True)
     k = min(k, logits.shape[-1])
     target = at_label(logits, labels)
     z = to_compute_dtype(logits)

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax.core.arguments import (
     as_labels,
+    check_key,
     check_known,
     check_no_tuple,
     check_shape,
@@ -64,6 +65,9 @@ def bootstrap_interval(
       >>> bool(low < js.auroc(scores, same)) and bool(js.auroc(scores, same) < high)
       True
     """
+    check_key(key)
+    if not callable(metric):
+        raise TypeError(f"`metric`: expected a function, got {type(metric).__name__}.")
     num_samples = static_count("num_samples", num_samples, 1)
     level = within("level", one_number("level", level), 0, 1)
     held = tuple(map(_held, arrays))

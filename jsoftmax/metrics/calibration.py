@@ -12,6 +12,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jsoftmax.core.arguments import check_known
+from jsoftmax.core.calls import explaining_calls
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.masking import as_rows
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere
@@ -93,6 +94,7 @@ def reliability_curve(
     return ReliabilityCurve(_per(total, per_bin(confidence)), _per(total, per_bin(right)), total)
 
 
+@explaining_calls
 def expected_calibration_error(
     logits: ArrayLike,
     labels: ArrayLike,

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jsoftmax.checks import check_logits
 from jsoftmax.core.arguments import (
     as_logits,
     check_integers,
@@ -22,13 +23,20 @@ def metric_inputs(
     where: ArrayLike | None,
     sample_weight: ArrayLike | None,
     ignore_index: ArrayLike | None,
+    *,
+    only_ranked: bool = False,
 ) -> tuple[Array, Array, Array]:
-    """Return masked logits, labels, and weights: NaN for an out-of-range label, 0 if ignored."""
+    """Return masked logits, labels, and weights: NaN for an out-of-range label, 0 if ignored.
+
+    Logits that are only ranked may also be probabilities.
+    """
     logits = at_least_16_bits(as_logits(logits))
     labels, ignored = labels_and_ignored(labels, ignore_index)
     check_integers(labels)
     normalize_axis("logits", logits, -1)
     check_labels(logits, labels)
+    if not only_ranked:
+        check_logits(logits)
     logits = mask_classes(logits, where)
     weight = jnp.ones(labels.shape, to_compute_dtype(logits).dtype)
     if sample_weight is not None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jsoftmax.checks import check_both_kinds
+from jsoftmax.checks import check_both_kinds, check_kinds
 from jsoftmax.core.arguments import as_logits, check_no_tuple, check_shape, is_known
 from jsoftmax.core.dtypes import at_least_16_bits, cast_like, to_compute_dtype, unnarrowed
 from jsoftmax.core.numerics import share
@@ -60,6 +60,7 @@ def checked_trials(scores: ArrayLike, same: ArrayLike, sample_weight: ArrayLike 
     weight = checked_weight(sample_weight, x)
     counts = weight != 0
     x = jnp.where(counts, x.reshape(-1), -jnp.inf)
+    check_kinds("same", counts & wrong)
     valid = ~jnp.any(counts & (jnp.isnan(x) | wrong))
     check_both_kinds(jnp.any(counts & same), jnp.any(counts & ~same))
     return Trials(x, same, weight, valid)

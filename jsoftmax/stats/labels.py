@@ -57,10 +57,22 @@ def with_indices(labels: Any) -> Any:
 def check_labels(logits: Array, labels: Array, name: str = "labels") -> None:
     """Check labels against logits whose last axis is the classes; neither is ever broadcast."""
     check_some_class("logits", logits)
+    examples = logits.shape[:-1]
     if is_distribution(labels):
-        check_shape(name, labels, logits.shape, "a probability for every class of every example")
+        meaning = "a probability for every class of every example"
+        use = f"Write {name}.astype(int) for class numbers." if labels.shape == examples else ""
+        use = "Logits come before labels." if labels.ndim > logits.ndim else use
+        check_shape(name, labels, logits.shape, meaning, use)
     else:
-        check_shape(name, labels, logits.shape[:-1], "an integer class for every example")
+        one_hot = labels.ndim == logits.ndim
+        use = f"Write {name}.astype(float) for one-hot rows." if one_hot else ""
+        check_class_numbers(name, labels, examples, use)
+
+
+def check_class_numbers(name: str, labels: Array, examples: tuple[int, ...], use: str) -> None:
+    """Check the shape of integer labels; `use` says what to write if it is not as it should be."""
+    use = f"Write {name}[..., 0]." if labels.shape == (*examples, 1) else use
+    check_shape(name, labels, examples, "an integer class for every example", use)
 
 
 def check_sparse_labels(labels: Any, examples: tuple[int, ...]) -> tuple[Array, Array]:
