@@ -24,8 +24,10 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "docs/api.md": "api/index.md",
+    "docs/coming_from.md": "coming_from/index.md",
 }
-NOTEBOOKS = [f"notebooks/{path.name}" for path in sorted(ROOT.glob("notebooks/*.ipynb"))]
+DOCS = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/**/*.md"))]
+NOTEBOOKS = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("notebooks/*.ipynb"))]
 LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?(\))")
 CODE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 # What a page loads by itself: no link, but a picture, a script, a style.
@@ -44,11 +46,13 @@ def page_of(path):
 
 
 def with_links(markdown, origin, found):
-    """Return the text of a page with links to pages, and add what it links to to `found`."""
+    """Return the text of a page with links to pages, and add the files that it links to."""
     page = page_of(origin)
 
     def link(match):
         path = posixpath.normpath(posixpath.join(posixpath.dirname(origin), match[2]))
+        if not (ROOT / path).exists() and not path.endswith(".png"):
+            raise FileNotFoundError(f"{origin} links to {path}")
         found.add(path)
         target = posixpath.relpath(page_of(path), posixpath.dirname(page) or ".")
         return f"{match[1]}{target}{match[3] or ''}{match[4]}"
@@ -60,9 +64,8 @@ def with_links(markdown, origin, found):
 
 def pages():
     """Return the content of every page, figure and style by its path in the site."""
-    origins = [*PAGES, *(f"docs/{p.name}" for p in sorted(ROOT.glob("docs/*.md")))]
     found, content = set(), {}
-    for origin in dict.fromkeys(origins):
+    for origin in {*PAGES, *DOCS}:
         text = with_links((ROOT / origin).read_text(), origin, found)
         content[page_of(origin)] = linked_names(text, bare=origin == "docs/api.md")
     for origin in NOTEBOOKS:
@@ -99,9 +102,11 @@ def functions_of(title):
 
 
 def config():
-    """Return mkdocs.yml with the lists of notebooks and of pages of the API."""
+    """Return mkdocs.yml with its lists of pages."""
+    coming_from = [path for path in DOCS if path.startswith("docs/coming_from/")]
     lists = {
         "NOTEBOOKS": [page_of(path) for path in NOTEBOOKS],
+        "COMING_FROM": ["coming_from/index.md", *map(page_of, coming_from)],
         "API": ["api/index.md", *map(page_of_section, API)],
         "ROOT": [str(ROOT)],
     }

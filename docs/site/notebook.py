@@ -1,6 +1,7 @@
 """A notebook as a page: its text, its code, and what the code has shown."""
 
 import base64
+import itertools
 import json
 
 
@@ -12,27 +13,26 @@ def read(path):
         if cell["cell_type"] == "markdown":
             blocks.append(source)
         elif cell["cell_type"] == "code" and source:
-            blocks.append(_code(source, cell["metadata"]))
-            for output in cell["outputs"]:
-                blocks.append(_output(output, path.stem, figures))
+            blocks.append(f"```python\n{source}\n```")
+            for drawn, outputs in itertools.groupby(cell["outputs"], _is_drawn):
+                if drawn:
+                    blocks += (_figure(output, path.stem, figures) for output in outputs)
+                else:
+                    text = "".join(map(_text, outputs)).rstrip()
+                    blocks.append(f"```{{ .text .output }}\n{text}\n```")
     return "\n\n".join(blocks) + "\n", figures
 
 
-def _code(source, metadata):
-    block = f"```python\n{source}\n```"
-    if "hide-input" not in metadata.get("tags", ()):
-        return block
-    return '??? quote "Code of the figure"\n\n' + "".join(
-        f"    {line}" for line in block.splitlines(keepends=True)
-    )
+def _is_drawn(output):
+    return "image/png" in output.get("data", {})
 
 
-def _output(output, stem, figures):
-    data = output.get("data", {})
-    if "image/png" in data:
-        name = f"{stem}_{len(figures) + 1}.png"
-        figures[name] = base64.b64decode(data["image/png"])
-        alt = output["metadata"].get("image/png", {}).get("alt", "What the code above draws")
-        return f"![{alt}]({name})"
-    text = "".join(output.get("text", data.get("text/plain", "")))
-    return f"```{{ .text .output }}\n{text.rstrip()}\n```"
+def _figure(output, stem, figures):
+    name = f"{stem}_{len(figures) + 1}.png"
+    figures[name] = base64.b64decode(output["data"]["image/png"])
+    alt = output["metadata"].get("image/png", {}).get("alt", "What the code above draws")
+    return f"![{alt}]({name})"
+
+
+def _text(output):
+    return "".join(output.get("text", output.get("data", {}).get("text/plain", "")))
