@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test quick check bench notebooks docs clean
+.PHONY: help demo test thorough quick check bench notebooks docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -11,12 +11,16 @@ help:  ## list the targets
 demo: .venv/demo.done  ## train six softmax heads on handwritten digits, draw what a margin does
 	$(BIN)/python -m jsoftmax.demo $(ARGS)
 
-test: .venv/dev.done  ## run the tests, the doctests and the pages' code
-	COMPILE_QUICKLY=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not optimised"
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m optimised tests
+test: .venv/dev.done  ## run the tests, the doctests and the pages' code, in about six minutes
+	COMPILE_QUICKLY=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not optimised and not thorough"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "optimised and not thorough" tests
+
+thorough: .venv/dev.done  ## run the rest of the tests: more of the same matrices
+	COMPILE_QUICKLY=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "thorough and not optimised" tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "thorough and optimised" tests
 
 quick: .venv/dev.done  ## run the tests but the slow ones, while working on something
-	COMPILE_QUICKLY=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests
+	COMPILE_QUICKLY=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not thorough" tests
 
 check: .venv/dev.done  ## lint, formatting, types
 	$(BIN)/ruff check .

@@ -7,12 +7,18 @@ its own version, so that nothing in there is ever out of date.
 Two thirds of the time of the tests is compiling. With COMPILE_QUICKLY=1, as `make test` and `make
 quick` have it, XLA optimises little, which takes a third of the time. What is about the program
 that XLA makes, or about last digits, is marked `optimised`: `make test` runs it without.
+
+The cases of a matrix overlap in the code that they run. `make test` takes some of each of the
+large ones, which takes half of the time, and `make thorough`, which continuous integration runs
+too, all others.
 """
 
 import gc
 import os
 import subprocess
 import sys
+import zlib
+from collections import defaultdict
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -52,6 +58,24 @@ if os.environ.get("COMPILE_QUICKLY"):
 
 # Searching all that compiled programs hold for garbage took 19 s of the 270 s of four files.
 gc.set_threshold(700, 10, 1000)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a matrix marked `one_in(n)`, mark all cases but each n-th `thorough`.
+
+    The first of those that stay follows from the test's name, so that tests over the same list
+    keep different members.
+    """
+    matrices = defaultdict(list)
+    for item in items:
+        if mark := item.get_closest_marker("one_in"):
+            matrices[item.nodeid.split("[")[0], mark.args[0]].append(item)
+    for (name, n), cases in matrices.items():
+        first = zlib.crc32(name.encode()) % min(n, len(cases))
+        for place, item in enumerate(cases):
+            if place < first or (place - first) % n:
+                item.add_marker("thorough")
 
 
 @pytest.fixture(autouse=True, scope="module")

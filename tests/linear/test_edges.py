@@ -14,6 +14,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import jsoftmax as js
 
+pytestmark = pytest.mark.one_in(3)
+
 
 def jitted(function, *args, **options):
     """Compile at once what would be compiled operation by operation."""

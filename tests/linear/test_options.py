@@ -12,6 +12,8 @@ from numpy.testing import assert_array_equal
 import jsoftmax as js
 from jsoftmax.stats.logit_stats import UNSHIFTED
 
+pytestmark = pytest.mark.one_in(2)
+
 OPTIONS = {
     "bias": {"bias": BIAS},
     "softcap": {"softcap": 0.5},

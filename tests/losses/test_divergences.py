@@ -14,6 +14,8 @@ from tails import BOUND
 
 import jsoftmax as js
 
+pytestmark = pytest.mark.one_in(3)
+
 
 def second_arguments(classes, where=None):
     """Return what the library gets beside the logits, by name; none on a masked class."""

@@ -9,6 +9,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import jsoftmax as js
 
+pytestmark = pytest.mark.one_in(2)
+
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("weight_dtype", ["float32", "int32", "bool", "bfloat16"])

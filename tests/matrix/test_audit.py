@@ -69,6 +69,7 @@ def test_integers_where_the_default_has_64_bits(dtype):
 # --- debugging tools ---
 
 
+@pytest.mark.thorough
 def test_debug_nans_and_rank_promotion():
     """Without jit JAX looks at every intermediate result. The second call compiles nothing."""
 
@@ -79,6 +80,7 @@ def test_debug_nans_and_rank_promotion():
         each(check, FUNCTIONS)
 
 
+@pytest.mark.thorough
 def test_checking_leaks():
     def check(call):
         if call.name == "sharded_linear_loss":  # JAX 0.10 says so of the gradient of any shard_map

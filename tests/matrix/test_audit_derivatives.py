@@ -48,6 +48,7 @@ def check(call):
         assert_allclose(got, expected, rtol=0, atol=atol)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("part", [0, 1])
 def test_in_a_scan(part):
     calls = [call for call in FILES if call.moving and " ".join(call.given) != HEAD]

@@ -47,6 +47,7 @@ def values():
     return all_at_once([call._replace(moving=0) for call in FUNCTIONS])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("wrap", [Wrapped, nnx.Param])
 def test_objects_with_jax_array(wrap):
     """In place of every array of floats, and of every number among the options."""
@@ -111,6 +112,7 @@ def close_to_rounded(got, wide, parts=False):
     return assert_allclose(np.asarray(got, np.float32), wide, rtol=rtol, atol=atol)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("dtype", "masked"), [("float8_e4m3fn", False), ("float8_e4m3fn", True), ("float8_e5m2", True)]
 )

@@ -13,6 +13,8 @@ import pytest
 from cases import FORMULAS, GUMBEL, MAPS, hard_logits, labels_for, over, some_mask
 from numpy.testing import assert_allclose, assert_array_equal
 
+pytestmark = pytest.mark.one_in(3)
+
 CLASSES = 5
 UNSMOOTHED = [case for case in FORMULAS if "label_smoothing" not in case.options]
 # The loss of a label of probability 0, or with all classes masked.

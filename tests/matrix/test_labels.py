@@ -10,6 +10,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import jsoftmax as js
 
+pytestmark = pytest.mark.one_in(2)
+
 CLASSES = 5
 UNSMOOTHED = [case for case in FORMULAS if "label_smoothing" not in case.options]
 WITHOUT_WEIGHT = [case for case in FORMULAS if case.function != weighted]

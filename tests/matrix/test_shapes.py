@@ -12,6 +12,8 @@ from cases import (
 
 import jsoftmax as js
 
+pytestmark = pytest.mark.one_in(3)
+
 WITHOUT_WEIGHT = [case for case in FORMULAS if case.function != weighted]
 
 

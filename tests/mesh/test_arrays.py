@@ -36,12 +36,14 @@ def expected():
     return all_at_once(FILES)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_values_on_a_mesh(kind):
     found = all_at_once(FILES, placed(mesh_of(kind), "nc"))
     each(lambda call: close(found[call.name], expected()[call.name]), FILES)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("sharded", "context"),
     [("nc", nullcontext), ("n", nullcontext), ("nc", jax.set_mesh), ("c", jax.set_mesh)],

@@ -13,6 +13,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 import jsoftmax as js
 from jsoftmax.metrics import pair_tiles, pairs
 
+pytestmark = pytest.mark.one_in(2)
+
 RNG = np.random.default_rng(0)
 N, M, CLASSES = 150, 90, 12
 FAR = (0.0, 0.01, 0.1, 0.35, 1.0)

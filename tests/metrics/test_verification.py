@@ -13,6 +13,8 @@ from sklearn.metrics import roc_auc_score, roc_curve
 import jsoftmax as js
 from jsoftmax.metrics.trials import accepted, checked_trials
 
+pytestmark = pytest.mark.one_in(2)
+
 RNG = np.random.default_rng(0)
 N = 300
 SAME = RNG.random(N) < 0.3
