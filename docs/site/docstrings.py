@@ -11,7 +11,7 @@ class Docstrings(griffe.Extension):
         """Rewrite the docstring of a function or class before it is read."""
         if obj.docstring:
             text, *examples = obj.docstring.value.split("\nExample:\n")
-            text = linked_names(text, bare=True, but=obj.name)
+            text = linked_names(text, bare=True, but={obj.name, *obj.members})
             if obj.is_class:
                 text = text.replace("\nArgs:\n", "\nAttributes:\n")
             obj.docstring.value = "\nExamples:\n".join([text, *examples])

@@ -19,11 +19,11 @@ NAMES = {name for rows in API.values() for _, names in rows for name in names}
 _APART = re.compile(r"(^```.*?^```|^#.*?$|\[[^\]]*\]\([^)]*\))", re.MULTILINE | re.DOTALL)
 
 
-def linked_names(markdown, *, bare=False, but=None):
+def linked_names(markdown, *, bare=False, but=()):
     """Return a text in which `js.name`, and if `bare` also `name`, are links to the API."""
 
     def link(match):
-        if match[2] not in NAMES - {but} or not (match[1] or bare):
+        if match[2] not in NAMES or match[2] in but or not (match[1] or bare):
             return match[0]
         return f"[{match[0]}][jsoftmax.{match[2]}]"
 

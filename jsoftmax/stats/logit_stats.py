@@ -38,10 +38,10 @@ class _Fields(NamedTuple):
 class LogitStats(_Fields):
     r"""What the single-label losses need of a row of logits: a few numbers per example.
 
-    $$\mathrm{target} = z_y, \quad \mathrm{others} = \log\sum_{j \ne y} e^{z_j}, \quad
-    \mathrm{runner\_up} = \max_{j \ne y} z_j, \quad \mathrm{mean} = \frac1C \sum_j z_j,
-    \quad \mathrm{others\_entropy} = -\sum_{j \ne y} q_j \log q_j, \quad q_j = e^{z_j -
-    \mathrm{others}}$$
+    $$\begin{gathered} \mathrm{target} = z_y, \quad \mathrm{others} = \log\sum_{j \ne y} e^{z_j},
+    \quad \mathrm{runner\_up} = \max_{j \ne y} z_j, \quad \mathrm{mean} = \frac1C \sum_j z_j, \\
+    \mathrm{others\_entropy} = -\sum_{j \ne y} q_j \log q_j, \quad q_j = e^{z_j -
+    \mathrm{others}} \end{gathered}$$
 
     Args:
       target: `[...]`, the logit of the true class, with its margin; -inf if that class is masked.
