@@ -113,6 +113,9 @@ def config():
     text = (HERE / "mkdocs.yml").read_text()
     for name, each in lists.items():
         text = text.replace(f"[{name}]", json.dumps(each))
+    for path in DOCS:
+        if page_of(path) not in text:
+            raise ValueError(f"{path} is not listed in mkdocs.yml")
     return text
 
 

@@ -90,8 +90,9 @@ def sphereface2(
     r"""SphereFace2: every class against the rest, as many yes-or-no questions.
 
     $$\begin{gathered} \frac{\lambda}{r} \Bigl(\alpha \log(1 + e^{-z_y}) + (1 - \alpha)
-    \sum_{j \ne y} \log(1 + e^{z_j})\Bigr), \\ z_y = r\,(g(\cos\theta_y) - m) + b, \quad z_j = r\,(g(\cos\theta_j)
-    + m) + b, \quad g(c) = 2 \Bigl(\frac{c + 1}{2}\Bigr)^t - 1 \end{gathered}$$
+    \sum_{j \ne y} \log(1 + e^{z_j})\Bigr), \\ z_y = r\,(g(\cos\theta_y) - m) + b, \quad
+    z_j = r\,(g(\cos\theta_j) + m) + b, \quad g(c) = 2 \Bigl(\frac{c + 1}{2}\Bigr)^t - 1
+    \end{gathered}$$
 
     The classes do not compete, so labels may be wrong for some of them. It needs the bias b, one
     for all classes, learned from `sphereface2_bias` on: `bias=jnp.full(classes, b)`.

@@ -7,7 +7,7 @@ if (location.protocol === "file:") {
       this.frame.hidden = true;
       document.body.append(this.frame);
       const inner = this.frame.contentWindow;
-      inner.postMessage = data => this.answer(data);
+      inner.postMessage = data => setTimeout(() => this.answer(data));
       inner.importScripts = (...urls) => Promise.all(urls.map(url => this.load(url)));
       this.ready = this.load(script);
     }
@@ -23,16 +23,15 @@ if (location.protocol === "file:") {
     }
 
     answer(data) {
-      const event = new MessageEvent("message", { data });
+      const event = new MessageEvent("message", { data: structuredClone(data) });
       this.onmessage?.(event);
       this.dispatchEvent(event);
     }
 
     postMessage(data) {
-      this.ready.then(() => {
-        const inner = this.frame.contentWindow;
-        inner.dispatchEvent(new inner.MessageEvent("message", { data }));
-      });
+      const inner = this.frame.contentWindow;
+      const event = new inner.MessageEvent("message", { data: structuredClone(data) });
+      this.ready.then(() => setTimeout(() => inner.dispatchEvent(event)));
     }
 
     terminate() {
