@@ -1,5 +1,13 @@
-"""`python -m jsoftmax.bench`."""
+"""`python -m jsoftmax.bench`: --help and wrong options are answered without the extra `bench`."""
 
-from jsoftmax.bench.run import main
+import sys
 
-main()
+try:
+    from jsoftmax.bench.cli import options
+
+    options()
+    from jsoftmax.bench.run import main
+
+    main()
+except KeyboardInterrupt:
+    sys.exit(130)

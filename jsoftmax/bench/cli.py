@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 from jsoftmax.bench.contestants import CONTESTANTS
-from jsoftmax.bench.device.check import PARTS
 from jsoftmax.bench.problem import (
     DISTILLATION,
     LOSSES,
@@ -16,10 +15,18 @@ from jsoftmax.bench.problem import (
     Problem,
 )
 
+# The parts of the device check, in this order, and their shares of the time.
+SHARES = {"accuracy": 100, "heads": 200, "tune": 90, "accumulate": 30, "logits": 60}
 
-def options(arguments: list[str] | None, description: str) -> tuple[argparse.Namespace, Problem]:
+
+def options(arguments: list[str] | None = None) -> tuple[argparse.Namespace, Problem]:
     """Parse the command line into options and the problem; report errors before anything runs."""
-    parser = argparse.ArgumentParser(prog="python -m jsoftmax.bench", description=description)
+    parser = argparse.ArgumentParser(
+        prog="python -m jsoftmax.bench",
+        description="Find out what is fastest, and what fits, on this device at your shape.",
+        epilog="It needs the extra `bench`: pip install 'jsoftmax[bench]'. Others' libraries are "
+        "measured if they are installed. Ctrl-C shows, and writes, what was measured until then.",
+    )
     names = [contestant.name for contestant in CONTESTANTS]
     number = partial(parser.add_argument, type=int, metavar="N")
     parser.add_argument("--preset", choices=list(PRESETS), help="(small)")
@@ -88,10 +95,10 @@ def options(arguments: list[str] | None, description: str) -> tuple[argparse.Nam
     parser.add_argument(
         "--skip",
         nargs="+",
-        choices=list(PARTS),
+        choices=list(SHARES),
         default=[],
         metavar="PART",
-        help=f"with --device-check: parts to leave out of {' '.join(PARTS)}",
+        help=f"with --device-check: parts to leave out of {' '.join(SHARES)}",
     )
     parser.add_argument(
         "--minutes", type=float, metavar="M", help="with --device-check: the time for it (8)"
@@ -147,7 +154,7 @@ def _check(parser, chosen):
                     f"argument --{name}: --device-check has its own problems; leave it out, or "
                     "make all of them smaller with --scale"
                 )
-        if set(chosen.skip) == set(PARTS):
+        if set(chosen.skip) == set(SHARES):
             parser.error("argument --skip: no part is left; leave one out of the list")
     chosen.devices = chosen.devices or [8, 64, 512]
     if min(chosen.devices) < 1:

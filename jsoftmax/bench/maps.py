@@ -13,9 +13,9 @@ from rich.table import Table
 
 import jsoftmax as js
 from jsoftmax.bench import torch_contestants
-from jsoftmax.bench.measure import Outcome, Runner, compiled, interleaved, size
+from jsoftmax.bench.measure import Outcome, Runner, compiled, interleaved, milliseconds, size
 from jsoftmax.bench.problem import Problem
-from jsoftmax.bench.report import Comparison, machine, milliseconds
+from jsoftmax.bench.report import Comparison, machine
 
 FLOOR = "jnp.exp"
 
@@ -87,9 +87,12 @@ def gradient_of(name: str) -> str:
 
 
 def measured(
-    maps: list[Map], problem: Problem, rounds: int, advance: Callable[[str], None]
+    maps: list[Map], problem: Problem, rounds: int, advance: Callable[[str], None], **given: Any
 ) -> dict[str, Outcome]:
-    """Time the maps and their vector-Jacobian products, on the problem's rows and classes."""
+    """Time the maps and their vector-Jacobian products, on the problem's rows and classes.
+
+    What else is given goes to `interleaved`.
+    """
     rows, _, classes, dtype, *_ = problem
     keys = jax.random.split(jax.random.key(0))
     logits = jax.random.normal(keys[0], (rows, classes), dtype)
@@ -115,30 +118,38 @@ def measured(
         steps[each.name] = partial(prepare, each, gradient=False)
         if each.differentiable:
             steps[gradient_of(each.name)] = partial(prepare, each, gradient=True)
-    return interleaved(steps, rounds, advance)
+    return interleaved(steps, rounds, advance, **given)
 
 
-def table(maps: list[Map], comparison: Comparison) -> Table:
+def in_words(problem: Problem) -> str:
+    """Return the shape, and where it is computed, in two lines."""
+    return f"{problem.rows:,} × {problem.classes:,} logits, {problem.dtype}\n{machine()}"
+
+
+def table(comparison: Comparison) -> Table:
     """Return the outcomes as a table."""
     problem, outcomes = comparison
     found = Table(
-        title=f"{problem.rows:,} × {problem.classes:,} logits, {problem.dtype}\n{machine()}",
+        title=in_words(problem),
         caption="ms: the median. gradient ms: of the logits for a given cotangent, alone."
-        f"\n× exp: times {FLOOR} of the same array, or its gradient, in the same round."
+        f"\n× exp: the median divided by that of {FLOOR} of the same array, or of its gradient."
         "\nmemory: temporary, for the gradient, beside arguments and results.",
         caption_justify="left",
     )
     found.add_column("", no_wrap=True)
     for name in ("ms", "× exp", "gradient ms", "× exp", "memory"):
         found.add_column(name, justify="right")
-    for each in maps:
+    gradients = {gradient_of(name) for name in outcomes}
+    for each in outcomes:
+        if each in gradients:
+            continue
         cells = []
-        for name, floor in ((each.name, FLOOR), (gradient_of(each.name), gradient_of(FLOOR))):
+        for name, floor in ((each, FLOOR), (gradient_of(each), gradient_of(FLOOR))):
             outcome = outcomes.get(name, Outcome([]))
             median, ratio = outcome.median, outcome.ratio(outcomes[floor])
             failure = escape(outcome.failure or "–")
             cells.append(failure if median is None else milliseconds(median))
             cells.append("–" if ratio is None else f"{ratio:.1f}")
-        shown = outcomes.get(gradient_of(each.name), outcomes[each.name]).temporary
-        found.add_row(each.name, *cells, "–" if shown is None else size(shown))
+        shown = outcomes.get(gradient_of(each), outcomes[each]).temporary
+        found.add_row(each, *cells, "–" if shown is None else size(shown))
     return found

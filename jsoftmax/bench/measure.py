@@ -44,10 +44,10 @@ class Outcome(NamedTuple):
         return statistics.median(self.times) if self.times else None
 
     def ratio(self, floor: "Outcome | None") -> float | None:
-        """Return the median over rounds of the time divided by the floor's in the same round."""
-        if not self.times or floor is None or not floor.times:
+        """Return the median divided by the floor's: what the times in a table say, too."""
+        if self.median is None or floor is None or floor.median is None:
             return None
-        return statistics.median(a / b for a, b in zip(self.times, floor.times, strict=True))
+        return self.median / floor.median
 
 
 def compiled(function: Callable, *arguments: Any) -> Runner:
@@ -67,8 +67,13 @@ def interleaved(
     deadline: float = math.inf,
     threads: int = 1,
     alone: Collection[str] = (),
+    tell: Callable[[str], None] = lambda line: None,
+    outcomes: dict[str, Outcome] | None = None,
 ) -> dict[str, Outcome]:
     """Prepare and warm up all contestants, then time them in turns; `advance` gets the next name.
+
+    `tell` gets a line for what is known as soon as it is, `outcomes` what was measured: whoever
+    interrupts this has them.
 
     One that fails, or would not fit in memory, gets an outcome that says why; the others go on.
     With several `threads` they compile side by side, except those named in `alone`, which the
@@ -78,20 +83,25 @@ def interleaved(
     """
     started = time.perf_counter()
     prepared_by = started + 0.75 * (deadline - started)
-    outcomes = dict.fromkeys(prepare, Outcome([]))
+    outcomes = {} if outcomes is None else outcomes
+    outcomes.update({name: Outcome([], failure="not reached") for name in prepare})
     runners: dict[str, Runner] = {}
 
     def failed(name, error):
         runners.pop(name, None)
         outcomes[name] = Outcome([], failure=reason(error))
+        tell(f"{name}: {outcomes[name].failure}")
 
     side_by_side = {name: make for name, make in prepare.items() if name not in alone}
     with ahead(side_by_side, threads) as prepared:
         for name, make in (prepare | prepared).items():
             advance(name)
+            begun = time.perf_counter()
             try:
                 check_time(prepared_by)
                 runners[name] = make()
+                ready = f"{len(runners)} of {len(prepare)}"
+                tell(f"{name}: ready after {duration(time.perf_counter() - begun)}, {ready}")
             except Exception as error:
                 failed(name, error)
     # None runs before all are compiled: a GPU's compiler times its products on the device.
@@ -101,11 +111,13 @@ def interleaved(
             if free is not None and runner.needed > free:
                 raise NotRunError(f"needs {size(runner.needed)}")
             runner.step()
-            outcomes[name] = Outcome([], runner.temporary())
+            outcomes[name] = Outcome([], runner.temporary(), failure="not reached")
         except Exception as error:
             failed(name, error)
+    told = 0.0
     for i in range(rounds):
-        if i and time.perf_counter() > deadline:
+        begun = time.perf_counter()
+        if i and begun > deadline:
             break
         for name, runner in list(runners.items()):
             advance(name)
@@ -113,9 +125,17 @@ def interleaved(
             started = time.perf_counter()
             try:
                 runner.step()
-                outcomes[name].times.append(1000 * (time.perf_counter() - started))
             except Exception as error:
                 failed(name, error)
+                continue
+            outcome, taken = outcomes[name], 1000 * (time.perf_counter() - started)
+            outcomes[name] = outcome._replace(times=[*outcome.times, taken], failure=None)
+            if not i:
+                tell(f"{name}: {milliseconds(taken)} ms")
+        now = time.perf_counter()
+        if (left := rounds - 1 - i) and (not i or now - told > 10):
+            told, left = now, left * (now - begun)
+            tell(f"round {i + 1} of {rounds} is done; about {duration(left)} of rounds to go")
     return outcomes
 
 
@@ -173,6 +193,18 @@ def reason(error: Exception) -> str:
     first = (text.splitlines() or [""])[0]
     first = first if len(first) <= 60 else first[:59] + "…"
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def milliseconds(value: float) -> str:
+    """Format a time with about three digits."""
+    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3}f}"
+
+
+def duration(seconds: float) -> str:
+    """Write how long something takes as 4.2 s, 42 s or 7 min."""
+    if seconds >= 99.5:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds:.{0 if seconds >= 9.95 else 1}f} s"
 
 
 def size(count: float) -> str:

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from jsoftmax.bench.contestants import FLOOR
-from jsoftmax.bench.measure import Outcome, size
+from jsoftmax.bench.measure import Outcome, milliseconds, size
 from jsoftmax.bench.problem import WITH_OWN_LOSS, Problem
 
 # Okabe and Ito's colours, and three of Paul Tol's, which colour-blind readers can tell apart. One
@@ -63,11 +63,6 @@ def machine() -> str:
     return f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}"
 
 
-def milliseconds(value: float) -> str:
-    """Format a time with about three digits."""
-    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3}f}"
-
-
 def table(comparison: Comparison) -> Table:
     """Return the outcomes as a table; the best time and memory, the floor aside, are in bold."""
     problem, outcomes = comparison
@@ -81,7 +76,7 @@ def table(comparison: Comparison) -> Table:
     rows = Table(
         title=in_words(problem),
         caption="ms: the median; min – max: of all rounds."
-        f"\n× floor: times {FLOOR} of the same round, the median."
+        f"\n× floor: the median divided by that of {FLOOR}."
         f"\nmemory: temporary, beside arguments and results.{about_error}",
         caption_justify="left",
     )
@@ -94,7 +89,7 @@ def table(comparison: Comparison) -> Table:
     for name, outcome in outcomes.items():
         median = outcome.median
         if median is None:
-            rows.add_row(name, "", escape(outcome.failure or ""), "", "")
+            rows.add_row(name, "", escape(outcome.failure or ""))
             continue
         low, high = (milliseconds(bound(outcome.times)) for bound in (min, max))
         ratio = outcome.ratio(outcomes[FLOOR])

@@ -12,9 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from jsoftmax.bench.contestants import in_blocks, in_jax
-from jsoftmax.bench.measure import Outcome, interleaved, size
+from jsoftmax.bench.measure import Outcome, interleaved, milliseconds, size
 from jsoftmax.bench.problem import Problem
-from jsoftmax.bench.report import TIGHT, header, in_words, milliseconds
+from jsoftmax.bench.report import TIGHT, header, in_words
 from jsoftmax.blockwise.block_sizes import BlockSizes, block_sizes
 from jsoftmax.blockwise.machine import machine_for
 
@@ -77,16 +77,24 @@ def tuned(
     *,
     deadline: float = math.inf,
     threads: int = 1,
+    tell: Callable[[str], None] = lambda line: None,
+    found: Tuned | None = None,
 ) -> Tuned:
-    """Measure the grid, in turns."""
+    """Measure the grid, in turns; whoever interrupts this has in `found` what was measured."""
+    found = Tuned(problem, {}) if found is None else found
     data = problem.data()
     points = {", ".join(_cells(point)[:2]): point for point in grid(problem)}
     prepare = {
         name: partial(in_jax, partial(in_blocks, **point.arguments), problem, data)
         for name, point in points.items()
     }
-    outcomes = interleaved(prepare, rounds, advance, deadline=deadline, threads=threads)
-    return Tuned(problem, {points[name]: outcome for name, outcome in outcomes.items()})
+    outcomes: dict[str, Outcome] = {}
+    given = {"deadline": deadline, "threads": threads, "tell": tell, "outcomes": outcomes}
+    try:
+        interleaved(prepare, rounds, advance, **given)
+    finally:
+        found.outcomes.update({points[name]: outcome for name, outcome in outcomes.items()})
+    return found
 
 
 def table(found: Tuned) -> Table:
@@ -96,7 +104,7 @@ def table(found: Tuned) -> Table:
     shown = Table(
         title=in_words(problem),
         caption="block: rows × classes. products: kept for the gradients, or computed again."
-        "\nms: the median. × best: times the best of the same round, the median."
+        "\nms: the median. × best: the median divided by that of the best."
         "\nmemory: temporary, beside arguments and results.",
         caption_justify="left",
         **TIGHT,

@@ -18,8 +18,7 @@ from jsoftmax.bench import measure as bench_measure
 from jsoftmax.bench import report as bench_report
 from jsoftmax.bench import run as bench
 from jsoftmax.bench import torch_contestants as bench_torch
-from jsoftmax.bench.cli import options
-from jsoftmax.bench.device.check import PARTS
+from jsoftmax.bench.cli import SHARES, options
 from jsoftmax.bench.problem import (
     DISTILLATION,
     EXACT,
@@ -46,7 +45,7 @@ def _standard_promotion():
 
 
 def problem(*arguments):
-    return options(list(arguments), "")[1]
+    return options(list(arguments))[1]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +117,7 @@ def test_presets_options_and_scale():
         (["--device-check", "--minutes", "0"], "--minutes: expected a number above 0, got 0.0"),
         (["--device-check", "--rows", "8"], "--rows: --device-check has its own problems"),
         (["--device-check", "--preset", "small"], "--preset: --device-check has its own"),
-        (["--device-check", "--skip", *PARTS], "--skip: no part is left"),
+        (["--device-check", "--skip", *SHARES], "--skip: no part is left"),
         (["--maps", "--sparse"], "not allowed with argument"),
         (["--margin", "uniface", "--loss", "focal"], "--loss: uniface has its own; leave it out"),
         (["--plan", "--margin", "uniface"], "--margin: --plan is for heads of cross-entropy"),

@@ -12,23 +12,22 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
+from jsoftmax.bench.cli import SHARES
 from jsoftmax.bench.device import accumulate, accuracy, heads, logits, tuning
 from jsoftmax.bench.device.part import Finding, Limits
 from jsoftmax.bench.measure import check_time, reason
 from jsoftmax.bench.report import header
 
 Part = Callable[[Limits], Iterator[Finding]]
-# In this order; the numbers are the shares of the time.
-PARTS: dict[str, tuple[int, Part]] = {
-    "accuracy": (100, accuracy.checked),
-    "heads": (200, heads.compared),
-    "tune": (90, tuning.measured),
-    "accumulate": (30, accumulate.inspected),
-    "logits": (60, logits.measured),
+PARTS: dict[str, Part] = {
+    "accuracy": accuracy.checked,
+    "heads": heads.compared,
+    "tune": tuning.measured,
+    "accumulate": accumulate.inspected,
+    "logits": logits.measured,
 }
 
 
@@ -37,28 +36,24 @@ def failures(report: dict[str, Any]) -> dict[str, str]:
     return {k: part["failure"] for k, part in report["parts"].items() if part["failure"]}
 
 
-def run(chosen: Namespace, console: Console, progress: Progress) -> dict[str, Any]:
-    """Run the parts, print what they find, write it to `chosen.json`, and return it."""
+def run(chosen: Namespace, show: Callable[..., None], progress: Progress) -> dict[str, Any]:
+    """Run the parts, show what they find, write it to `chosen.json`, and return it."""
     begun = end = time.perf_counter()
     minutes = chosen.minutes or 8
-    parts = [name for name in PARTS if name not in chosen.skip]
-    total = sum(PARTS[name][0] for name in parts)
+    parts = [name for name in SHARES if name not in chosen.skip]
+    total = sum(SHARES[name] for name in parts)
     task = progress.add_task("", total=round(60 * minutes))
     report: dict[str, Any] = header() | {"scale": chosen.scale, "minutes": minutes, "parts": {}}
 
-    def show(*shown: Any) -> None:
-        progress.stop()  # or the line of progress would be printed among them
-        for each in shown:
-            console.print(each, highlight=False, soft_wrap=isinstance(each, str))
-        progress.start()
+    def found_so_far(*shown: Any) -> None:
+        show(*shown)
         if chosen.json:
             chosen.json.write_text(json.dumps(report, indent=1) + "\n")
 
     about = [name for name in ("device", "platform", "driver", "cores", "versions") if report[name]]
-    show(*(escape(f"{name}: {report[name]}") for name in about))
+    found_so_far(*(escape(f"{name}: {report[name]}") for name in about))
     for name in parts:
-        share, part = PARTS[name]
-        end += 60 * minutes * share / total
+        end += 60 * minutes * SHARES[name] / total
         entry: dict[str, Any] = {"found": [], "failure": None}
         report["parts"][name] = entry
 
@@ -69,13 +64,13 @@ def run(chosen: Namespace, console: Console, progress: Progress) -> dict[str, An
         started = time.perf_counter()
         try:
             check_time(end)
-            for found in part(Limits(chosen.scale, chosen.repeats, end, advance)):
+            for found in PARTS[name](Limits(chosen.scale, chosen.repeats, end, advance)):
                 entry["found"].append(found.entry)
                 entry["seconds"] = time.perf_counter() - started
-                show(found.shown)
+                found_so_far(found.shown)
         except Exception as failure:
             entry["failure"], entry["traceback"] = reason(failure), traceback.format_exc()
-            show(escape(f"{name}: {reason(failure)}"))
+            found_so_far(escape(f"{name}: {reason(failure)}"))
         entry["seconds"] = time.perf_counter() - started
-        show(f"{name} took {entry['seconds']:.0f} s.")
+        found_so_far(f"{name} took {entry['seconds']:.0f} s.")
     return report

@@ -62,7 +62,7 @@ def _beside_optax(outcomes: dict[str, Outcome]) -> list[str]:
         for name, ratio in ratios.items()
         if ratio is not None and name.startswith("jsoftmax")
     ]
-    return [f"times optax-dense of the same round: {'; '.join(ours)}"] if ours else []
+    return [f"median divided by that of optax-dense: {'; '.join(ours)}"] if ours else []
 
 
 def _row_blocks(problem: Problem) -> list[Contestant]:

@@ -16,8 +16,8 @@ from rich.table import Table
 import jsoftmax as js
 from jsoftmax.bench import torch_contestants
 from jsoftmax.bench.device.part import THREADS, Finding, Limits
-from jsoftmax.bench.measure import Outcome, compiled, interleaved, size
-from jsoftmax.bench.report import TIGHT, entries, milliseconds
+from jsoftmax.bench.measure import Outcome, compiled, interleaved, milliseconds, size
+from jsoftmax.bench.report import TIGHT, entries
 
 SHAPES = [(2048, 32_000), (65_536, 1000), (8192, 128_256)]
 
@@ -33,7 +33,7 @@ class _Function(NamedTuple):
 def measured(limits: Limits) -> Iterator[Finding]:
     """Yield times and memory for each shape and dtype."""
     about = [
-        "× ours: times js of the same kind in the same round, the median; gradient: and value;",
+        "× ours: the median divided by that of js of the same kind; gradient: and value;",
         "memory: temporary, beside arguments and results.",
     ]
     cases = [(shape, dtype) for shape in SHAPES for dtype in ("bfloat16", "float32")]
