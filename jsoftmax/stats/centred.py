@@ -120,10 +120,21 @@ def _target(rows, top):
 def _at_once(rows, off_label):
     """Return the top, others, and the sum of the exponentials."""
     z = rows.masked()
-    top = largest(rows._replace(logits=apart(rows.logits)[0]).masked())
+    top = _top(rows)
     d = rows.relative(z, top)
     total = jnp.sum(_exp(d, off_label(d, rows.labels)), -1)
     return top, _log_of_scaled(total), total
+
+
+def _top(rows):
+    """Return the largest logit, if none is masked in the logits' own dtype.
+
+    There it is the same, and XLA's CPU backend does not have to convert 16 bits for it, which it
+    does slowly in rows of more than 32,768.
+    """
+    own = rows._replace(logits=apart(rows.logits)[0])
+    top = largest(own.logits if rows.where is None else own.masked())
+    return to_compute_dtype(top)
 
 
 def _log_of_scaled(total: Array) -> Array:
