@@ -99,9 +99,10 @@ def sharded_linear_loss(
         differentiated by JAX under `jit` or in `jax.set_mesh` only.
       batch_axis: the mesh axis, or axes, over which examples are sharded; None for all on each
         device.
-      class_axis: the mesh axis, or axes, over which classes are sharded; None for all on each. An
-        axis may be in both, as after a network that is trained on all devices: then the features
-        are gathered over it, and each device gets the gradient of its own.
+      class_axis: the mesh axis, or axes, over which classes are sharded; None for all on each:
+        plain data parallelism, where only the gradient of the weight is summed. An axis may be in
+        both, as after a network that is trained on all devices: then the features are gathered over
+        it, and each device gets the gradient of its own.
       num_classes: C, how many classes there are. Rows of the weight from there on only make it
         divisible: they are no class, and get gradient 0.
       loss: a function of one example's `LogitStats`, such as `js.focal`; it may close over traced
