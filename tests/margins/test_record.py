@@ -58,8 +58,8 @@ def test_of_arrays(make):
 def test_an_array_of_one_number_equals_the_number():
     assert js.arcface(jnp.float32(0.5)) == js.arcface(np.float32(0.5)) == js.arcface(0.5)
     assert repr(js.arcface(jnp.float32(0.5))) == repr(js.arcface())
-    assert js.arcface(js.PerExample(COUNTS)) == js.arcface(js.PerExample(jnp.asarray(COUNTS)))
-    assert js.arcface(js.PerExample(COUNTS)) != js.arcface(COUNTS)
+    assert js.cosface(js.PerExample(COUNTS)) == js.cosface(js.PerExample(jnp.asarray(COUNTS)))
+    assert js.cosface(js.PerExample(COUNTS)) != js.cosface(COUNTS)
     assert repr(js.PerExample(COUNTS)) == "PerExample(values=int64[3])"
 
 
