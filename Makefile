@@ -27,7 +27,7 @@ check: .venv/dev.done  ## lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check --summarize-errors
 	$(BIN)/mypy
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: .venv/bench.done  ## time and memory of a linear head, beside other libraries
 	$(BIN)/python -m jsoftmax.bench $(ARGS)
