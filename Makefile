@@ -8,7 +8,7 @@ BIN := .venv/bin
 help:  ## list the targets
 	@grep -E '^[a-z ]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
 
-demo: .venv/demo.done  ## train six softmax heads on handwritten digits, draw what a margin does
+demo: .venv/demo.done  ## train five heads on letters, verify on letters that nobody trained on
 	$(BIN)/python -m jsoftmax.demo $(ARGS)
 
 test: .venv/dev.done  ## run the tests, the doctests and the pages' code, in about six minutes

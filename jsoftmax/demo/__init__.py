@@ -1,4 +1,4 @@
-"""Six softmax heads on handwritten digits: `python -m jsoftmax.demo`.
+"""Softmax heads on letters, and verification on others: `python -m jsoftmax.demo`.
 
 Imports the library as a user does.
 """

@@ -1,5 +1,10 @@
 """`python -m jsoftmax.demo`."""
 
-from jsoftmax.demo.train import main
+import sys
 
-main()
+try:
+    from jsoftmax.demo.cli import main
+
+    main()
+except KeyboardInterrupt:
+    sys.exit(130)

@@ -1,85 +1,100 @@
-"""The two figures of the demo: the features in the plane, and the curves of the margins."""
+"""The two figures of the demo: scores of pairs nobody trained on, and features in the plane."""
 
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-# Ten colours of equal weight that most colour-blind readers can tell apart, also in print.
-COLOURS = plt.get_cmap("tab10")(range(10))
+from jsoftmax.demo.measure import BINS, FARS, Plane, Result, finding, finding_in_plane, spread
+
+# Colours of Okabe and Ito, which colour-blind readers can tell apart; features in the plane have
+# their letters, too.
+SAME, DIFFERENT, INK = "#0072B2", "#E69F00", "#444444"
+CLASSES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 STYLE = {
-    "font.size": 9,
+    "font.size": 10,
     "axes.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.spines.left": False,
     "figure.facecolor": "white",
+    "figure.titlesize": 12,
     "savefig.dpi": 160,
 }
 
 
-def embeddings(results, labels, path: Path) -> Path:
-    """Draw the 2-D features of the test images, one panel per head; rays are class vectors."""
-    across = min(3, len(results))
-    down = -(-len(results) // across)
+@contextmanager
+def _figure(path: Path, title: str, *shape: int, **options: Any) -> Iterator[np.ndarray]:
+    """Make axes, and write what was drawn on them."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            down, across, figsize=(3.2 * across, 3.5 * down), squeeze=False, layout="constrained"
-        )
-        for axis in axes.flat[len(results) :]:
-            axis.set_axis_off()
-        for axis, result in zip(axes.flat, results, strict=False):
-            _embedding(axis, result, labels)
+        figure, axes = plt.subplots(*shape, squeeze=False, layout="constrained", **options)
+        figure.suptitle(textwrap.fill(title, round(9.7 * figure.get_figwidth())))
+        yield axes
         figure.savefig(path)
         plt.close(figure)
+
+
+def scores(results: Sequence[Result], path: Path) -> Path:
+    """Draw the cosines of same and of different pairs, one row per head, on the same axes."""
+    middles, size = (BINS[1:] + BINS[:-1]) / 2, (8, 1.6 + 0.85 * len(results))
+    options = {"figsize": size, "sharex": True, "sharey": True}
+    with _figure(path, finding(results), len(results), 1, **options) as axes:
+        for axis, result in zip(axes.flat, results, strict=True):
+            for kind, colour in (("different", DIFFERENT), ("same", SAME)):
+                density = result.over_seeds(kind).mean(0)
+                label = f"pairs of {'the same letter' if kind == 'same' else 'different letters'}"
+                axis.fill_between(
+                    middles, density, color=colour, alpha=0.5, linewidth=0, label=label
+                )
+                axis.plot(middles, density, color=colour, linewidth=1.2)
+            axis.axvline(
+                result.over_seeds("threshold").mean(),
+                color=INK,
+                label=f"accepts one in {1 / FARS[-1]:,.0f} of the different pairs",
+            )
+            axis.text(0, 0.7, result.title, weight="bold", transform=axis.transAxes)
+            axis.text(1.01, 0.35, f"{spread(result.tar)} %", transform=axis.transAxes)
+            axis.set(yticks=[], xlim=(-0.8, 1), ylim=(0, None))
+        axes[0, 0].text(1.01, 0.7, "same pairs\naccepted", transform=axes[0, 0].transAxes)
+        axes[-1, 0].set_xlabel("cosine of two images of letters that nobody trained on")
+        handles = axes[0, 0].get_legend_handles_labels()
+        axes[0, 0].figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False)
     return path
 
 
-def _embedding(axis, result, labels):
+def plane(planes: Sequence[Plane], letters: Sequence[str], path: Path) -> Path:
+    """Draw features in the plane, one panel per head; rays are class vectors."""
+    across = len(planes) if len(planes) <= 3 else -(-len(planes) // -(-len(planes) // 3))
+    down = -(-len(planes) // across)
+    legend = "rays: class vectors\ndots: images kept from training\n°: mean angle to the mean"
+    size = (2.67 * across, 0.7 + 2.9 * down)
+    with _figure(path, finding_in_plane(planes), down, across, figsize=size) as axes:
+        for axis in axes.flat[len(planes) :]:
+            axis.set_axis_off()
+        if len(planes) < axes.size:
+            axes[-1, -1].text(0.5, 0.5, legend, ha="center", va="center")
+        for axis, found in zip(axes.flat, planes, strict=False):
+            _panel(axis, found, letters)
+    return path
+
+
+def _panel(axis, found, letters):
     # Without the few farthest features, which would shrink all others.
-    reach = np.quantile(np.linalg.norm(result.features, axis=-1), 0.99)
-    features = result.features / reach
-    for digit, vectors in enumerate(result.class_vectors):
-        directions = np.atleast_2d(vectors)  # of several centers
-        directions = directions / np.linalg.norm(directions, axis=-1, keepdims=True)
-        for ray in directions:
-            axis.plot(*np.outer(ray, [0, 1.08]), color=COLOURS[digit], linewidth=0.8, zorder=1)
-        direction = directions.mean(0) / np.linalg.norm(directions.mean(0))
-        axis.text(
-            *(1.2 * direction),
-            str(digit),
-            color=COLOURS[digit],
-            weight="bold",
-            ha="center",
-            va="center",
-        )
+    features = found.features / np.quantile(np.linalg.norm(found.features, axis=-1), 0.99)
+    for vectors, letter, colour in zip(found.class_vectors, letters, CLASSES, strict=True):
+        rays = np.atleast_2d(vectors)  # of several centers
+        rays = rays / np.linalg.norm(rays, axis=-1, keepdims=True)
+        for ray in rays:
+            axis.plot(*np.outer(ray, [0, 1.08]), color=colour, linewidth=0.8, zorder=1)
+        middle = rays.mean(0) / np.linalg.norm(rays.mean(0))
+        axis.text(*(1.2 * middle), letter, color=colour, weight="bold", ha="center", va="center")
     axis.scatter(
-        *features.T, c=[COLOURS[y] for y in labels], s=5, linewidths=0, alpha=0.6, zorder=2
+        *features.T, c=[CLASSES[y] for y in found.labels], s=6, linewidths=0, alpha=0.6, zorder=2
     )
     axis.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), aspect="equal")
     axis.set_axis_off()
-    axis.set_title(
-        f"{result.title}\n{100 * result.accuracy:.1f}% right, {result.within:.1f}° within a class"
-    )
-
-
-def target_curves(margins: dict, path: Path) -> Path:
-    """Draw the score of the true class over the angle to its vector, one curve per margin."""
-    degrees = np.linspace(0, 180, 721)
-    with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(8.0, 4.2), layout="constrained")
-        for (name, margin), colour in zip(margins.items(), ([0.55] * 3, *COLOURS), strict=False):
-            phi = np.asarray(margin(np.cos(np.radians(degrees)).astype(np.float32)))
-            axis.plot(degrees, phi, color=colour, label=name, linewidth=1.6)
-        axis.axhline(0, color="0.85", linewidth=0.8, zorder=0)
-        axis.set(
-            xlim=(0, 180),
-            ylim=(-3.2, 1.1),
-            xticks=range(0, 181, 30),
-            xlabel="angle θ between the feature and its class vector (degrees)",
-            ylabel="score of the true class / s",
-            title="What each margin asks for: to score the same, a feature must be closer",
-        )
-        figure.legend(loc="outside right center", frameon=False)
-        figure.savefig(path)
-        plt.close(figure)
-    return path
+    axis.set_title(f"{found.title}\n{found.within:.1f}°, {found.accuracy:.1f}% right")
