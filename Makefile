@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test thorough quick check bench notebooks docs clean
+.PHONY: help demo test thorough quick peers check bench notebooks docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -21,6 +21,9 @@ thorough: .venv/dev.done  ## run the rest of the tests: more of the same matrice
 
 quick: .venv/dev.done  ## run the tests but the slow ones, while working on something
 	COMPILE_QUICKLY=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not thorough" tests
+
+peers: .venv/peers.done  ## run our functions against other libraries
+	COMPILE_QUICKLY=1 $(BIN)/python -m pytest -n 2 -rs peers
 
 check: .venv/dev.done  ## lint, formatting, types
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The equations of docs/coming_from.md: other trainers' means, and their label smoothing."""
+"""The equations of docs/coming_from/trainers.md: others' means, and their label smoothing."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def _as_a_reader():
 
 @pytest.fixture(scope="module")
 def page():
-    return names_of("docs/coming_from.md")
+    return names_of("docs/coming_from/trainers.md")
 
 
 def losses_of(page):

@@ -1,4 +1,4 @@
-"""docs/margins.md, and what CONTRIBUTING.md adds to it: defaults, other libraries, own code."""
+"""docs/margins.md and coming_from/heads.md: defaults, other libraries; a margin of one's own."""
 
 import ast
 import inspect
@@ -17,7 +17,7 @@ from page_code import ROOT, names_of
 import jsoftmax as js
 
 PAGE = "docs/margins.md"
-TEXT = (ROOT / PAGE).read_text()
+TEXT = (ROOT / PAGE).read_text() + (ROOT / "docs/coming_from/heads.md").read_text()
 ROWS = [re.split(r"(?<!\\)\|", line)[1:-1] for line in TEXT.splitlines() if line[:2] == "| "]
 CATALOGUE = TEXT.split("## Past π")[0]
 CALLS = sorted(
@@ -113,30 +113,14 @@ def here(there):
     return code
 
 
-# Mean losses of pytorch-metric-learning 2.9.0 in float64, with its defaults.
-METRIC_LEARNING = {
-    "ArcFaceLoss(c, d": 36.58190112468195,
-    "CosFaceLoss(c": 36.4604231322976,
-    "LargeMarginSoftmaxLoss": 4.4217860764132615,
-    "SphereFaceLoss": 3.535202185986345,
-    "NormalizedSoftmaxLoss": 8.042510059784556,
-}
-
-
-@pytest.mark.parametrize("there", METRIC_LEARNING)
-def test_losses_of_pytorch_metric_learning(there):
-    with jax.enable_x64(True):
-        margin = evaluated(here(f"`{there}"))
-        found = js.linear_cross_entropy(FEATURES, WEIGHT, LABELS, margin=margin)
-    assert_allclose(found, METRIC_LEARNING[there], rtol=1e-9)
-
-
 def test_mean_over_classes_of_p2sgrad():
-    given = {"js": js, "x": FEATURES, "w": WEIGHT, "y": LABELS, "classes": len(WEIGHT)}
+    text = (ROOT / "docs/coming_from/pytorch_metric_learning.md").read_text()
+    (code,) = re.findall(r"`P2SGradLoss\(d, c\)` is `([^`]+)`", text)
+    given = {"js": js, "x": FEATURES, "w": WEIGHT, "labels": LABELS, "c": len(WEIGHT)}
     cosines, _ = official.cosines_of(FEATURES, WEIGHT)
     expected = np.mean((cosines - np.eye(5)[LABELS]) ** 2)
     with jax.enable_x64(True):
-        assert_allclose(eval(here("P2SGradLoss"), given), expected, rtol=1e-9)
+        assert_allclose(eval(code, given), expected, rtol=1e-9)
 
 
 def wespeaker(c, labels, *, easy=False, m=0.2):
