@@ -1,8 +1,7 @@
-"""binary_cross_entropy against its formula and against optax."""
+"""binary_cross_entropy against its formula."""
 
 import jax
 import jax.numpy as jnp
-import optax
 import oracles
 import pytest
 from numpy.testing import assert_allclose
@@ -20,5 +19,3 @@ def test_binary_cross_entropy(pos_weight, dtype):
         expected = oracles.binary_cross_entropy(logits, labels, **options)
         assert got.dtype == jnp.float32
         assert_allclose(got, expected, rtol=2e-6, atol=1e-37)
-    optaxs = optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), jnp.linspace(0, 1, 181))
-    assert_allclose(js.binary_cross_entropy(logits, jnp.linspace(0, 1, 181)), optaxs, rtol=1e-5)
