@@ -47,7 +47,7 @@ def checked_kinds(name: str, kinds: ArrayLike, shape: tuple[int, ...]) -> tuple[
 def checked_weight(sample_weight: ArrayLike | None, like: Array) -> Array:
     """Return weights `[n]`, which are the integer 1 if none are given."""
     if sample_weight is None:
-        return jnp.ones(like.shape, jnp.int32)
+        return jnp.ones(like.size, jnp.int32)
     weight = cast_like(sample_weight, like)
     check_shape("sample_weight", weight, like.shape, "a weight for every score")
     return weight.reshape(-1)

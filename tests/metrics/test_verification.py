@@ -176,6 +176,14 @@ def test_vmap_and_jit(metric):
 
 
 @over_metrics
+def test_any_shape_is_that_many_trials(metric):
+    shape = (3, N // 3)
+    folds = {k: x.reshape(shape) for k, x in getattr(metric, "keywords", {}).items()}
+    found = metric(SCORES.reshape(shape), SAME.reshape(shape), **folds)
+    jax.tree.map(assert_array_equal, found, metric(SCORES, SAME))
+
+
+@over_metrics
 def test_what_has_no_weight_is_left_out(metric):
     hidden = np.where(WEIGHT == 0, np.nan, SCORES)
     same = np.where(WEIGHT == 0, 7, SAME)
