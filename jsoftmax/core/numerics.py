@@ -58,6 +58,16 @@ def change(x: Array) -> Array:
     return finite - lax.stop_gradient(finite)
 
 
+def nan_beside(x: Array) -> Array:
+    """Return NaN in the shape of any numbers x, which a compiler does not know beforehand.
+
+    XLA's CPU backend gives anything for the exponential of a NaN that it knows while it compiles,
+    such as that of a constant label out of range.
+    """
+    zero = jnp.minimum(jnp.abs(lax.stop_gradient(x)), 0)
+    return zero / zero
+
+
 def multiply_no_nan(weight: Array, x: Array) -> Array:
     """Return `weight * x` with the convention 0 * ±inf = 0, as in 0 log 0 = 0.
 

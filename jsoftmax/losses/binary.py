@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 from jsoftmax.core.arguments import as_logits, check_broadcasts, check_no_tuple, check_shape
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.meshes import like, on_any_mesh
-from jsoftmax.core.numerics import multiply_no_nan, softplus
+from jsoftmax.core.numerics import multiply_no_nan, nan_beside, softplus
 from jsoftmax.losses.reduction import Reduction, reduce_losses, weighed
 
 
@@ -49,7 +49,7 @@ def binary_cross_entropy(
         y = cast_like(labels, z)
     else:
         y = cast_like(labels, z)
-        y = jnp.where((y == 0) | (y == 1), y, jnp.nan)
+        y = jnp.where((y == 0) | (y == 1), y, nan_beside(z))
     (z, y), weights = weighed(sample_weight, z, y, axis=())
     w = jnp.ones((), z.dtype) if pos_weight is None else cast_like(pos_weight, z)
     check_broadcasts("pos_weight", w, z.shape, "a weight that broadcasts against the logits")

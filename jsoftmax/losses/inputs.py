@@ -24,7 +24,7 @@ from jsoftmax.core.collectives import gather_per_class
 from jsoftmax.core.dtypes import at_least_16_bits, cast_like, to_compute_dtype
 from jsoftmax.core.masking import as_rows, class_mask, mask_classes
 from jsoftmax.core.numbers import at_least, by_example, is_static
-from jsoftmax.core.numerics import neg_inf_to_zero
+from jsoftmax.core.numerics import nan_beside, neg_inf_to_zero
 from jsoftmax.losses.reduction import Reduction, are_finite, example_weights, reduce_losses
 from jsoftmax.stats.dense import centred_stats
 from jsoftmax.stats.labels import (
@@ -93,7 +93,7 @@ class LossInputs(NamedTuple):
             q = add_at_labels(none, as_rows(kept), as_rows(cast_like(self.probs, z)))
             q = q.reshape(z.shape)
             valid = jnp.all(valid, -1)
-        bad = jnp.where(valid, 0.0, jnp.nan)[..., None]
+        bad = jnp.where(valid, 0, nan_beside(z[..., 0]))[..., None]
         return z + bad, q + bad
 
 

@@ -14,6 +14,7 @@ from jsoftmax.core.arguments import (
 )
 from jsoftmax.core.dtypes import at_least_16_bits, cast_like, to_compute_dtype
 from jsoftmax.core.masking import mask_classes
+from jsoftmax.core.numerics import nan_beside
 from jsoftmax.stats.labels import check_labels
 
 
@@ -45,5 +46,6 @@ def metric_inputs(
     if ignored is not None:
         weight = jnp.where(ignored, 0, weight)
     valid = (labels >= 0) & (labels < logits.shape[-1])
-    weight = jnp.where(valid | (weight == 0), weight, jnp.nan)
+    bad = nan_beside(logits[..., 0]).astype(weight.dtype)
+    weight = jnp.where(valid | (weight == 0), weight, bad)
     return logits, labels, weight

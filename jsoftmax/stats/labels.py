@@ -19,6 +19,7 @@ from jsoftmax.core.arguments import (
     with_rank_of,
 )
 from jsoftmax.core.dtypes import to_compute_dtype
+from jsoftmax.core.numerics import nan_beside
 
 
 class SparseLabels(NamedTuple):
@@ -107,8 +108,8 @@ def at_label(values: Array, labels: Array) -> Array:
     """
     valid = (labels >= 0) & (labels < values.shape[-1])
     index = jnp.where(valid, labels, 0)[..., None]
-    picked = jnp.take_along_axis(values, index, -1)[..., 0]
-    return jnp.where(valid, to_compute_dtype(picked), jnp.nan)
+    picked = to_compute_dtype(jnp.take_along_axis(values, index, -1)[..., 0])
+    return jnp.where(valid, picked, nan_beside(picked))
 
 
 @at_label.defjvp
@@ -122,8 +123,8 @@ def at_labels(values: Array, labels: Array) -> Array:
     if labels.ndim < values.ndim:
         return at_label(values, labels)
     valid = (labels >= 0) & (labels < values.shape[-1])
-    picked = jnp.take_along_axis(values, jnp.where(valid, labels, 0), -1)
-    return jnp.where(valid, to_compute_dtype(picked), jnp.nan)
+    picked = to_compute_dtype(jnp.take_along_axis(values, jnp.where(valid, labels, 0), -1))
+    return jnp.where(valid, picked, nan_beside(picked))
 
 
 def is_any_label(classes: Array, labels: Array) -> Array:
