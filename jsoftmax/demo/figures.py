@@ -58,7 +58,8 @@ def scores(results: Sequence[Result], path: Path) -> Path:
             )
             axis.text(0, 0.7, result.title, weight="bold", transform=axis.transAxes)
             axis.text(1.01, 0.35, f"{spread(result.tar)} %", transform=axis.transAxes)
-            axis.set(yticks=[], xlim=(-0.8, 1), ylim=(0, None))
+            axis.set(yticks=[], xlim=(-0.8, 1))
+        axes[0, 0].set_ylim(0, None)  # of all rows
         axes[0, 0].text(1.01, 0.7, "same pairs\naccepted", transform=axes[0, 0].transAxes)
         axes[-1, 0].set_xlabel("cosine of two images of letters that nobody trained on")
         handles = axes[0, 0].get_legend_handles_labels()
@@ -70,8 +71,8 @@ def plane(planes: Sequence[Plane], letters: Sequence[str], path: Path) -> Path:
     """Draw features in the plane, one panel per head; rays are class vectors."""
     across = len(planes) if len(planes) <= 3 else -(-len(planes) // -(-len(planes) // 3))
     down = -(-len(planes) // across)
-    legend = "rays: class vectors\ndots: images kept from training\n°: mean angle to the mean"
-    size = (2.67 * across, 0.7 + 2.9 * down)
+    legend = "rays: class vectors\ndots: images kept from training\n°: mean angle to their mean"
+    size = (2.67 * across, 0.5 + 2.8 * down)
     with _figure(path, finding_in_plane(planes), down, across, figsize=size) as axes:
         for axis in axes.flat[len(planes) :]:
             axis.set_axis_off()
@@ -83,8 +84,11 @@ def plane(planes: Sequence[Plane], letters: Sequence[str], path: Path) -> Path:
 
 
 def _panel(axis, found, letters):
-    # Without the few farthest features, which would shrink all others.
-    features = found.features / np.quantile(np.linalg.norm(found.features, axis=-1), 0.99)
+    # It is the directions that matter: classes whose features are short are drawn larger.
+    lengths = np.linalg.norm(found.features, axis=-1, keepdims=True)
+    medians = np.array([np.median(lengths[found.labels == y]) for y in range(len(letters))])
+    drawn = np.minimum(0.65 * lengths / medians[found.labels, None], 1)
+    features = drawn * found.features / lengths
     for vectors, letter, colour in zip(found.class_vectors, letters, CLASSES, strict=True):
         rays = np.atleast_2d(vectors)  # of several centers
         rays = rays / np.linalg.norm(rays, axis=-1, keepdims=True)

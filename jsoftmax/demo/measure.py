@@ -121,11 +121,7 @@ def finding_in_plane(planes: Sequence[Plane]) -> str:
     """Say which head keeps the features of a letter closest together."""
     first, best = planes[0], min(planes, key=lambda found: found.within)
     found = f"{best.title} keeps images of a letter within {best.within:.1f}°"
-    return (
-        found
-        if best is first
-        else f"{found} of their mean, {first.title} within {first.within:.1f}°"
-    )
+    return found if best is first else f"{found}, {first.title} within {first.within:.1f}°"
 
 
 def table(results: Sequence[Result]) -> Table:

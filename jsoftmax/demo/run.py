@@ -14,7 +14,7 @@ from jsoftmax.demo.train import steps_for, train
 
 DIMENSIONS = 32
 LETTERS = "BDOPQR"  # for the plane, which has no room for more
-PLANE_EPOCHS = 3  # as many times those of the others: it has few images
+PLANE_EPOCHS = 5  # as many times those of the others: it has few images
 
 
 class Demo:

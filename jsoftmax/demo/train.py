@@ -29,8 +29,11 @@ class Net(nnx.Module):
         )
         self.norms = nnx.List([nnx.BatchNorm(n, momentum=0.9, rngs=rngs) for n in CHANNELS])
         self.feature = nnx.Linear((size // 8) ** 2 * CHANNELS[-1], dimensions, rngs=rngs)
-        self.last_norm = nnx.BatchNorm(
-            dimensions, momentum=0.9, use_scale=False, use_bias=False, rngs=rngs
+        # In the plane lengths count: what does not normalise features needs long ones.
+        self.last_norm = (
+            nnx.BatchNorm(dimensions, momentum=0.9, use_scale=False, use_bias=False, rngs=rngs)
+            if dimensions > 2
+            else None
         )
         centers = () if head.centers is None else (head.centers,)
         vectors = jax.random.normal(rngs.params(), (classes, *centers, dimensions))
@@ -45,7 +48,8 @@ class Net(nnx.Module):
         """Return the features of images."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = nnx.relu(norm(conv(x)))
-        return self.last_norm(self.feature(x.reshape(len(x), -1)))
+        x = self.feature(x.reshape(len(x), -1))
+        return x if self.last_norm is None else self.last_norm(x)
 
 
 @nnx.jit(static_argnames=("head", "loss"))
