@@ -124,6 +124,7 @@ def test_temperature_per_example_and_no_gradient_of_the_teacher():
         assert_allclose(bar[i], expected.bar[i], rtol=BOUND, atol=BOUND * one)
 
 
+@pytest.mark.thorough
 def test_derivatives_of_both_orders():
     """Of all arguments that have one, both modes; the teacher agrees with the student in one row.
 

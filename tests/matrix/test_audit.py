@@ -49,6 +49,7 @@ def test_a_tuple_of_arrays_is_no_array():
 # --- integers of any width ---
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", ["int8", "int32", "int64"])
 def test_integers_where_the_default_has_64_bits(dtype):
     """Under strict promotion integers of two widths do not mix."""

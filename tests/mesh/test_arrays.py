@@ -43,7 +43,7 @@ def test_values_on_a_mesh(kind):
     each(lambda call: close(found[call.name], expected()[call.name]), FILES)
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("sharded", "context"),
     [("nc", nullcontext), ("n", nullcontext), ("nc", jax.set_mesh), ("c", jax.set_mesh)],

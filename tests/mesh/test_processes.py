@@ -169,7 +169,7 @@ def over_a_mesh(features, weight, labels):
     )(features, weight, labels)
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "loss_fn",
     [jax.value_and_grad(whole, (0, 1)), over_a_mesh],

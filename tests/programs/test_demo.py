@@ -29,6 +29,7 @@ def _flax_is_not_strict():
         yield
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("default")  # the warnings of flax, rich and matplotlib are theirs
 def test_runs(tmp_path, capsys):
     results = cli.main([*SMALL, "--losses", *LOSSES, "--out", str(tmp_path / "new")])

@@ -80,6 +80,7 @@ def plain(x, w):
     return jnp.sum(-jnp.sum(jnp.exp(log_p) * log_p, -1) * jnp.arange(1.0, 1 + len(x)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("classes", "ties"), [(2, False), (9, True)])
 def test_derivatives(classes, ties):
     """Hessians, and the same in a loop, where JAX drops the rules of what is in it."""
@@ -122,6 +123,7 @@ def test_derivatives(classes, ties):
             assert_allclose(jax.jit(hvp)(w), product, rtol=1e-4, atol=5e-5, err_msg=name)
 
 
+@pytest.mark.thorough
 def test_edges():
     def both(z, label, **options):
         stats = js.logit_stats(jnp.asarray(z), label, **options)

@@ -110,6 +110,7 @@ def hinge_on_logits(z, labels):
 LABELS = jnp.array([0, 3, 11, 5])
 
 
+@pytest.mark.thorough
 def test_gradient_of_the_runner_up_on_logits():
     loss, gradient = hinge_on_logits(Z, LABELS)
 
