@@ -5,6 +5,8 @@ import pytest
 from jsoftmax.blockwise.block_sizes import block_sizes, pair_blocks
 from jsoftmax.blockwise.machine import Machine
 
+pytestmark = pytest.mark.one_in(3)
+
 CPU, UNITS = Machine("cpu"), Machine("cpu", units_16_bit=True)
 over_accelerators = pytest.mark.parametrize("platform", ["gpu", "tpu", "cuda"])
 

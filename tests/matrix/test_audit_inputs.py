@@ -29,7 +29,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import jsoftmax as js
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 
 class Wrapped:

@@ -20,7 +20,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import jsoftmax as js
 
-pytestmark = [pytest.mark.slow, pytest.mark.one_in(4)]
+pytestmark = [pytest.mark.thorough, pytest.mark.slow]
 
 CLASSES, FEATURES, EXAMPLES = 1003, 16, 12
 ADAM = optax.adam(0.05)

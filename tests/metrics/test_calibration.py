@@ -14,6 +14,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import jsoftmax as js
 
+pytestmark = pytest.mark.one_in(3)
+
 RNG = np.random.default_rng(0)
 LOGITS = (RNG.normal(size=(200, 10)) * 2).astype(np.float32)
 LABELS = RNG.integers(0, 10, 200)

@@ -13,6 +13,8 @@ from page_code import code_of, names_of
 
 import jsoftmax as js
 
+pytestmark = pytest.mark.one_in(3)
+
 PAGE = "docs/recipes.md"
 FUNCTIONS = [node for node in ast.parse(code_of(PAGE)).body if isinstance(node, ast.FunctionDef)]
 B, T, D, C = 4, 6, 16, 50

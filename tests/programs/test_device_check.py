@@ -21,7 +21,7 @@ from jsoftmax.bench.device.part import Limits
 from jsoftmax.bench.measure import Runner, interleaved
 from jsoftmax.bench.problem import Problem
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 TINY = Problem(16, 8, 64)
 

@@ -12,7 +12,7 @@ from jsoftmax.bench import tune
 from jsoftmax.bench.measure import Outcome
 from jsoftmax.bench.problem import PRESETS, Problem
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 TINY = ["--rows", "8", "--features", "4", "--classes", "32", "--repeats", "2"]
 
