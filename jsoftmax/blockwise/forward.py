@@ -19,7 +19,7 @@ from jsoftmax.blockwise.scores import features_inverse_norm, logits_of, with_mar
 from jsoftmax.blockwise.types import Examples, Forward, Head, Plan
 from jsoftmax.core.collectives import to_global_labels
 from jsoftmax.core.dtypes import sum_dtype
-from jsoftmax.core.numerics import multiply_no_nan, nan_beside
+from jsoftmax.core.numerics import multiply_no_nan, unforeseen
 from jsoftmax.core.varying import vary, varying_zero
 from jsoftmax.margins.form import at_cosines, changes_others, scale_of, similarity
 from jsoftmax.margins.partition import combine
@@ -38,7 +38,9 @@ def forward(
       shard, head: what `local_shard` makes, of a block of rows.
       save_products: whether to return the products of all blocks `[blocks, n, c]`.
     """
-    features, labels = shard.features, shard.labels
+    features = shard.features
+    first = jnp.sum(features[:, :1], -1).reshape(-1, *[1] * (shard.labels.ndim - 1))
+    labels = unforeseen(shard.labels, first)
     (rows, _), num_local, size = features.shape, head.weight.shape[0], plan.blocks.classes
     dtype = sum_dtype(features, head.weight)
     zero = varying_zero(features, dtype)
@@ -64,11 +66,10 @@ def forward(
         return carry, (products if save_products else None, summary)
 
     # An out-of-range label is in no block, and its cosine stays NaN.
-    unknown = nan_beside(jnp.sum(features[:, :1].astype(dtype), -1))
     nothing = no_others((rows,), dtype, labels.dtype, plan.fields)
     of_labels, nothing = vary((jnp.zeros(labels.shape, dtype), nothing), zero)
     rival = nothing.top if changes_others(plan.margin) else None
-    carry = of_labels + unknown.reshape(-1, *[1] * (labels.ndim - 1)), nothing, rival
+    carry = jnp.full_like(of_labels, jnp.nan), nothing, rival
     (of_labels, others, rival), (products, summary) = over_blocks(body, carry, num_local, size)
     summary = jax.tree.map(lambda x: x[0], summary)  # there is one block if there is a summary
     inside = (labels >= 0) & (labels < num_local)

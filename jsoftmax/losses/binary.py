@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 from jsoftmax.core.arguments import as_logits, check_broadcasts, check_no_tuple, check_shape
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.meshes import like, on_any_mesh
-from jsoftmax.core.numerics import multiply_no_nan, nan_beside, softplus
+from jsoftmax.core.numerics import multiply_no_nan, softplus, unforeseen
 from jsoftmax.losses.reduction import Reduction, reduce_losses, weighed
 
 
@@ -48,8 +48,9 @@ def binary_cross_entropy(
     if jnp.issubdtype(labels.dtype, jnp.floating):
         y = cast_like(labels, z)
     else:
+        labels = labels if labels.dtype == bool else unforeseen(labels, z)
         y = cast_like(labels, z)
-        y = jnp.where((y == 0) | (y == 1), y, nan_beside(z))
+        y = jnp.where((y == 0) | (y == 1), y, jnp.nan)
     (z, y), weights = weighed(sample_weight, z, y, axis=())
     w = jnp.ones((), z.dtype) if pos_weight is None else cast_like(pos_weight, z)
     check_broadcasts("pos_weight", w, z.shape, "a weight that broadcasts against the logits")

@@ -24,7 +24,7 @@ from jsoftmax.core.collectives import gather_per_class
 from jsoftmax.core.dtypes import at_least_16_bits, cast_like, to_compute_dtype
 from jsoftmax.core.masking import as_rows, class_mask, mask_classes
 from jsoftmax.core.numbers import at_least, by_example, is_static
-from jsoftmax.core.numerics import nan_beside, neg_inf_to_zero
+from jsoftmax.core.numerics import neg_inf_to_zero, unforeseen
 from jsoftmax.losses.reduction import Reduction, are_finite, example_weights, reduce_losses
 from jsoftmax.stats.dense import centred_stats
 from jsoftmax.stats.labels import (
@@ -84,7 +84,8 @@ class LossInputs(NamedTuple):
         if is_distribution(self.labels):
             return z, cast_like(self.labels, z)
         classes = z.shape[-1]
-        valid = (self.labels >= 0) & (self.labels < classes)
+        labels = unforeseen(self.labels, z[..., 0] if self.probs is None else z[..., :1])
+        valid = (labels >= 0) & (labels < classes)
         if self.probs is None:
             q = cast_like(is_label(z, self.labels), z)
         else:
@@ -93,7 +94,7 @@ class LossInputs(NamedTuple):
             q = add_at_labels(none, as_rows(kept), as_rows(cast_like(self.probs, z)))
             q = q.reshape(z.shape)
             valid = jnp.all(valid, -1)
-        bad = jnp.where(valid, 0, nan_beside(z[..., 0]))[..., None]
+        bad = jnp.where(valid, 0.0, jnp.nan)[..., None]
         return z + bad, q + bad
 
 

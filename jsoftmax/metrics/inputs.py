@@ -14,7 +14,7 @@ from jsoftmax.core.arguments import (
 )
 from jsoftmax.core.dtypes import at_least_16_bits, cast_like, to_compute_dtype
 from jsoftmax.core.masking import mask_classes
-from jsoftmax.core.numerics import nan_beside
+from jsoftmax.core.numerics import unforeseen
 from jsoftmax.stats.labels import check_labels
 
 
@@ -45,7 +45,7 @@ def metric_inputs(
         check_shape("sample_weight", weight, labels.shape, "a weight for every example")
     if ignored is not None:
         weight = jnp.where(ignored, 0, weight)
-    valid = (labels >= 0) & (labels < logits.shape[-1])
-    bad = nan_beside(logits[..., 0]).astype(weight.dtype)
-    weight = jnp.where(valid | (weight == 0), weight, bad)
+    known = unforeseen(labels, logits[..., 0])
+    valid = (known >= 0) & (known < logits.shape[-1])
+    weight = jnp.where(valid | (weight == 0), weight, jnp.nan)
     return logits, labels, weight

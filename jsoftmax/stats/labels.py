@@ -19,7 +19,7 @@ from jsoftmax.core.arguments import (
     with_rank_of,
 )
 from jsoftmax.core.dtypes import to_compute_dtype
-from jsoftmax.core.numerics import nan_beside
+from jsoftmax.core.numerics import unforeseen
 
 
 class SparseLabels(NamedTuple):
@@ -109,7 +109,7 @@ def at_label(values: Array, labels: Array) -> Array:
     valid = (labels >= 0) & (labels < values.shape[-1])
     index = jnp.where(valid, labels, 0)[..., None]
     picked = to_compute_dtype(jnp.take_along_axis(values, index, -1)[..., 0])
-    return jnp.where(valid, picked, nan_beside(picked))
+    return _nan_out_of_range(picked, labels, values.shape[-1])
 
 
 @at_label.defjvp
@@ -124,7 +124,12 @@ def at_labels(values: Array, labels: Array) -> Array:
         return at_label(values, labels)
     valid = (labels >= 0) & (labels < values.shape[-1])
     picked = to_compute_dtype(jnp.take_along_axis(values, jnp.where(valid, labels, 0), -1))
-    return jnp.where(valid, picked, nan_beside(picked))
+    return _nan_out_of_range(picked, labels, values.shape[-1])
+
+
+def _nan_out_of_range(picked, labels, classes):
+    labels = unforeseen(labels, picked)
+    return jnp.where((labels >= 0) & (labels < classes), picked, jnp.nan)
 
 
 def is_any_label(classes: Array, labels: Array) -> Array:
