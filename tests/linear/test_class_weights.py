@@ -92,6 +92,7 @@ def test_a_list_of_weight_zero_may_hold_anything():
     close(run(X, W, LISTS._replace(probs=spoilt.probs)), run(X, W, LISTS))
 
 
+@pytest.mark.thorough
 def test_second_derivatives():
     def total(way, x):
         losses = way(x, W, LABELS, BIAS, label_smoothing=0.3, class_weight=WEIGHTS)
@@ -149,6 +150,7 @@ def test_a_weight_of_zero_hides_nothing(bad, reduction, smoothing):
         assert jnp.isnan(gradients[1]).any()
 
 
+@pytest.mark.thorough
 def test_a_masked_label_of_weight_zero():
     """Its term is 0, smoothed or not, and no other is of its class."""
     keep = jnp.arange(C) != LABELS[2]

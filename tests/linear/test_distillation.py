@@ -190,6 +190,7 @@ def test_a_student_that_agrees(divergence, offset):
         assert np.max(abs(bar - wanted) / size) < 2e-6
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("divergence", "reduction"), [*[(d, "sum") for d in DIVERGENCES], ("js", None)]
 )
@@ -305,6 +306,7 @@ def test_the_limits_of_beta(divergence):
         assert_allclose(scaled, of_limit, rtol=0.05)
 
 
+@pytest.mark.thorough
 @over_divergences
 def test_examples_of_weight_0_and_no_example(divergence):
     (x, w, y, v, _), _ = given("plain")

@@ -150,6 +150,7 @@ def test_a_masked_class_may_hold_nan(way, margin):
         close(run(x, *given, 3.0), expected)
 
 
+@pytest.mark.thorough
 @over_blocks
 def test_statistics_of_ignored_examples(blocks):
     """They are those of a neutral example, without gradient."""

@@ -164,6 +164,7 @@ def test_a_sample_is_of_what_the_filters_leave(name):
     close(log_probs, expected[..., 0], name, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_samples_have_the_probabilities_of_the_softmax():
     # Pearson's chi-squared: about normal with mean C - 1 and variance 2 (C - 1).
     draws = 20_000

@@ -108,6 +108,7 @@ def test_beside_numbers_by_class(way):
     close(got, of_labels(), rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("way", ["rows", "per example", "sharded"])
 def test_forward_mode_and_second_derivatives(way):
     names = ("m2", "scale")
@@ -125,6 +126,7 @@ def test_forward_mode_and_second_derivatives(way):
     close(got, expected, rtol=5e-4, atol=5e-4)
 
 
+@pytest.mark.thorough
 def test_vmap_and_leading_axes():
     """The values have the shape of the labels; under vmap each example may be alone."""
 
@@ -161,6 +163,7 @@ def test_over_other_axes_of_a_mesh(axes):
     close(*(each(VALUES["m2"], VALUES["scale"]) for each in runs))
 
 
+@pytest.mark.thorough
 def test_the_largest_logits():
     def dense(x, **options):
         return jax.lax.top_k(js.linear_logits(x, W, **options), 3)[0]

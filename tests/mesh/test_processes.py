@@ -26,7 +26,7 @@ from numpy.testing import assert_allclose
 
 import jsoftmax as js
 
-pytestmark = [pytest.mark.processes, pytest.mark.slow]
+pytestmark = [pytest.mark.thorough, pytest.mark.processes, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 STEPS = 8
 
@@ -109,7 +109,6 @@ def assert_losses(lines, expected):
     assert_allclose([line["loss"] for line in lines], [expected[x["step"]] for x in lines], 2e-5)
 
 
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("devices", "across", "classes"),
     [(2, "data", [[0, 14], [0, 14]]), (4, "model", [[0, 7], [7, 14]])],
@@ -132,7 +131,6 @@ def test_two_processes_train_as_one_does(tmp_path, devices, across, classes):
         assert_losses(lines, losses(without=bad))
 
 
-@pytest.mark.thorough
 def test_a_smaller_job_resumes_what_a_killed_one_began(tmp_path):
     """The job dies with one process; the last checkpoint that was complete is what is gone on from.
 
@@ -169,7 +167,6 @@ def over_a_mesh(features, weight, labels):
     )(features, weight, labels)
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize(
     "loss_fn",
     [jax.value_and_grad(whole, (0, 1)), over_a_mesh],

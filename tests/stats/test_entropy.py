@@ -56,6 +56,7 @@ def test_accuracy_in_both_tails():
     assert_allclose(found["blocks"].others_entropy, expected, rtol=5e-6)
 
 
+@pytest.mark.thorough
 def test_gradient_in_both_tails():
     """dH / dz_j = -p_j (log p_j + H), in float64 from the decimals' H."""
     for u, gap in [(u, gap) for u, gap in GRID if gap < 80]:  # beyond, float32 has fewer digits

@@ -30,6 +30,7 @@ def statistics(columns):
     return others_of(z, UNMASKED[:, columns], classes, ALL, jnp.linspace(0, 2, 12)[columns])
 
 
+@pytest.mark.thorough
 def test_every_sum_merges_over_blocks_in_any_order():
     found = statistics(slice(None))
     assert set(found.sums) == set(SUMS)
