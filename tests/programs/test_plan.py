@@ -20,7 +20,7 @@ from jsoftmax.bench import run as bench
 from jsoftmax.bench.hlo import Exchange, exchanges, group_size
 from jsoftmax.bench.problem import Problem
 
-pytestmark = [pytest.mark.slow, pytest.mark.optimised]
+pytestmark = [pytest.mark.thorough, pytest.mark.slow, pytest.mark.optimised]
 
 
 @pytest.fixture(autouse=True)
