@@ -19,7 +19,7 @@ from jsoftmax.blockwise.scores import features_inverse_norm, logits_of, with_mar
 from jsoftmax.blockwise.types import Examples, Forward, Head, Plan
 from jsoftmax.core.collectives import to_global_labels
 from jsoftmax.core.dtypes import sum_dtype
-from jsoftmax.core.numerics import multiply_no_nan, unforeseen
+from jsoftmax.core.numerics import multiply_no_nan
 from jsoftmax.core.varying import vary, varying_zero
 from jsoftmax.margins.form import at_cosines, changes_others, scale_of, similarity
 from jsoftmax.margins.partition import combine
@@ -38,9 +38,7 @@ def forward(
       shard, head: what `local_shard` makes, of a block of rows.
       save_products: whether to return the products of all blocks `[blocks, n, c]`.
     """
-    features = shard.features
-    first = jnp.sum(features[:, :1], -1).reshape(-1, *[1] * (shard.labels.ndim - 1))
-    labels = unforeseen(shard.labels, first)
+    features, labels = shard.features, shard.labels
     (rows, _), num_local, size = features.shape, head.weight.shape[0], plan.blocks.classes
     dtype = sum_dtype(features, head.weight)
     zero = varying_zero(features, dtype)
@@ -56,7 +54,7 @@ def forward(
         c = block.cosines(plan, products, of_features)
         summary = block.summary(plan, c, shard.numbers)
         z = block.logits(plan, c, shard.numbers, summary, block.head)
-        of_labels = jnp.where(block.inside, at_labels(c, block.place), of_labels)
+        of_labels = jnp.where(jnp.isnan(of_labels), at_labels(c, block.place), of_labels)
         if rival is not None:
             unchanged = block.unchanged(plan, c, shard.numbers, block.head)
             rival = jnp.maximum(rival, jnp.max(lax.stop_gradient(unchanged), -1))
@@ -65,7 +63,7 @@ def forward(
         carry = of_labels, merge(others, found), rival
         return carry, (products if save_products else None, summary)
 
-    # An out-of-range label is in no block, and its cosine stays NaN.
+    # Of another block's label `at_labels` gives NaN, which no compiler knows beforehand.
     nothing = no_others((rows,), dtype, labels.dtype, plan.fields)
     of_labels, nothing = vary((jnp.zeros(labels.shape, dtype), nothing), zero)
     rival = nothing.top if changes_others(plan.margin) else None
