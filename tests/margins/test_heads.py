@@ -205,7 +205,7 @@ class Unnormalised(Own):
 
 W = vectors_of(None, C, D)
 WRONG = {
-    "no call": (lambda: js.linear_loss(X, W, Y, margin=js.mv_softmax), "has to be called"),
+    "no call": (lambda: js.linear_loss(X, W, Y, margin=js.mv_softmax), "Call it"),
     "no target": (lambda: js.linear_loss(X, W, Y, margin=BY_EXAMPLE), "a method `target`"),
     "no unit features": (lambda: js.linear_loss(X, W, Y, margin=Unnormalised()), "`others`"),
     "one vector a class": (

@@ -242,6 +242,7 @@ def test_heads_with_a_loss_or_a_weight_of_their_own(margin, capsys):
     assert f"{said}, {margin}, loss and gradients" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # theirs
 @pytest.mark.parametrize("margin", bench_torch.METRIC_LEARNING)
 def test_pytorch_metric_learning_has_the_same_loss(margin):
     pytest.importorskip("torch")
