@@ -14,6 +14,7 @@ The rule, for N rows, C classes and D features, unless the caller gives the bloc
     by rows          a block of rows keeps the products of all classes for the gradients
     by classes       all rows are one block; the products are computed again for the gradients, and
                      the gradient of the weight is written once
+    some margins     by rows, since they read the products twice (`summary.py`)
     N is left open   by `jax.export`: by classes, C / 20 in a block
     classes, CPUs    C / 20 in a block, unless it then has less than half a Mi products, or takes
                      more memory than the weight's gradient
@@ -74,10 +75,12 @@ def block_sizes(
     *,
     machine: Machine,
     sharded: bool = False,
+    keep: bool = False,
 ) -> BlockSizes:
     """Choose the blocks as far as the caller does not.
 
-    `sharded`: `classes` are those of one of several devices.
+    `sharded`: `classes` are those of one of several devices. `keep`: the products are read twice
+    for the value alone, so blocks go by rows.
     """
     if row_block is not None:
         row_block = static_count("row_block", row_block, 1)
@@ -89,8 +92,10 @@ def block_sizes(
         class_block = _even(classes, class_block or max(1, classes // 20))
         return BlockSizes(rows, class_block, class_block == classes)
     large = _large(classes, features, machine)
-    by_rows = machine.is_accelerator or (
-        rows > 2 * large and (not machine.units_16_bit or large >= 3072)
+    by_rows = (
+        keep
+        or machine.is_accelerator
+        or (rows > 2 * large and (not machine.units_16_bit or large >= 3072))
     )
     save = row_block is not None or (class_block is None and by_rows)
     if row_block is None:

@@ -28,7 +28,7 @@ from jsoftmax.blockwise.types import Examples, Head, Numbers, Plan
 from jsoftmax.core.collectives import to_local_labels
 from jsoftmax.core.dtypes import sum_dtype
 from jsoftmax.core.varying import vary, varying_zero
-from jsoftmax.margins.form import at_cosines, call, has_summary, scale_of, similarity
+from jsoftmax.margins.form import at_cosines, scale_of, similarity
 from jsoftmax.margins.partition import combine
 from jsoftmax.stats.labels import at_labels, is_any_label
 from jsoftmax.stats.others import is_class, sums_below
@@ -80,24 +80,14 @@ class ClassBlock(NamedTuple):
 
         -inf for what is a label or masked.
         """
-        margin, numbers = _columns(plan, c, numbers, head)
+        margin, numbers = columns(plan, c, numbers, head)
         summary = jax.tree.map(lambda x: x[:, None], summary)
         f = of_others(margin, c, numbers.cosine, numbers.norm, summary)
         return self._finished(f, margin, numbers, head)
 
-    def summary(self, plan: Plan, c: Array, numbers: Numbers) -> Any:
-        """Return what the margin makes of the cosines of all classes, or None; a constant."""
-        if not has_summary(plan.margin):
-            return None
-        margin, numbers = _columns(plan, c, numbers, self.head)
-        c = jnp.where(self.unmasked, c, -jnp.inf)
-        c, numbers = lax.stop_gradient((c, numbers))
-        known = {"norm": numbers.norm, "class_axis": plan.class_axis}
-        return call(margin.summary, c, numbers.cosine, **known)
-
     def unchanged(self, plan: Plan, c: Array, numbers: Numbers, head: Head) -> Array:
         """Return logits `[n, c]` of which a margin has not changed those of the other classes."""
-        margin, numbers = _columns(plan, c, numbers, head)
+        margin, numbers = columns(plan, c, numbers, head)
         return self._finished(similarity(margin, c), margin, numbers, head)
 
     def _finished(self, f, margin, numbers, head):
@@ -123,7 +113,7 @@ class ClassBlock(NamedTuple):
         return of_labels, runner_up, sums
 
 
-def _columns(plan, c, numbers, head):
+def columns(plan, c, numbers, head):
     """Return the margin, and numbers by example, such that they broadcast against cosines."""
     margin = at_cosines(combine(plan.margin, head.margin, numbers.margin), c, axes=1)
     numbers = jax.tree.map(lambda x: x[:, None], numbers._replace(margin=None))

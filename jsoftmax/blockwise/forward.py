@@ -16,6 +16,7 @@ from jsoftmax.blockwise.block_loop import over_blocks
 from jsoftmax.blockwise.class_block import ClassBlock
 from jsoftmax.blockwise.matmul import matmul
 from jsoftmax.blockwise.scores import features_inverse_norm, logits_of, with_margin
+from jsoftmax.blockwise.summary import summarise
 from jsoftmax.blockwise.types import Examples, Forward, Head, Plan
 from jsoftmax.core.collectives import to_global_labels
 from jsoftmax.core.dtypes import sum_dtype
@@ -43,16 +44,18 @@ def forward(
     dtype = sum_dtype(features, head.weight)
     zero = varying_zero(features, dtype)
     of_features = features_inverse_norm(features, plan.margin)
+    summary, saved = summarise(plan, shard, head, zero)
+    save = save_products and saved is None
 
     # The checkpoint costs nothing here. Where a caller differentiates this loop once more, it keeps
     # what is inside the blocks from being stored for all of them.
     @partial(jax.checkpoint, prevent_cse=False)
-    def body(carry, start, new, _):
+    def body(carry, start, new, products):
         of_labels, others, rival = carry
         block = ClassBlock.of(plan, head, labels, start, new)
-        products = matmul(features, block.head.weight, plan.precision)
+        if products is None:
+            products = matmul(features, block.head.weight, plan.precision)
         c = block.cosines(plan, products, of_features)
-        summary = block.summary(plan, c, shard.numbers)
         z = block.logits(plan, c, shard.numbers, summary, block.head)
         of_labels = jnp.where(jnp.isnan(of_labels), at_labels(c, block.place), of_labels)
         if rival is not None:
@@ -61,15 +64,14 @@ def forward(
         weights = block.head.class_weight
         found = others_of(z, block.unmasked, block.classes, plan.fields, weights)
         carry = of_labels, merge(others, found), rival
-        return carry, (products if save_products else None, summary)
+        return carry, products if save else None
 
     # Of another block's label `at_labels` gives NaN, which no compiler knows beforehand.
     nothing = no_others((rows,), dtype, labels.dtype, plan.fields)
     of_labels, nothing = vary((jnp.zeros(labels.shape, dtype), nothing), zero)
     rival = nothing.top if changes_others(plan.margin) else None
     carry = jnp.full_like(of_labels, jnp.nan), nothing, rival
-    (of_labels, others, rival), (products, summary) = over_blocks(body, carry, num_local, size)
-    summary = jax.tree.map(lambda x: x[0], summary)  # there is one block if there is a summary
+    (of_labels, others, rival), products = over_blocks(body, carry, num_local, size, saved)
     inside = (labels >= 0) & (labels < num_local)
     unmasked = inside
     if head.where is not None:
@@ -82,7 +84,8 @@ def forward(
     runner_up = others.top if others.runner_up is None else others.runner_up
     if rival is not None and plan.class_axis is not None:
         rival = lax.pmax(rival, plan.class_axis)
-    return Forward(of_labels, unmasked, runner_up, others, rival, summary), products
+    found = Forward(of_labels, unmasked, runner_up, others, rival, summary)
+    return found, products if saved is None else saved
 
 
 def stats_of(

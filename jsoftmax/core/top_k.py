@@ -9,28 +9,37 @@ from jax import Array, lax
 
 from jsoftmax.core.collectives import MeshAxes, all_gather_unvarying, to_global_labels
 
-_GROUP = 128
-
 
 def top_k(x: Array, k: int) -> tuple[Array, Array]:
     """Return the k largest of `[..., n]` in descending order, and where they are.
 
     Of equal ones the first come first, as in `lax.top_k`.
     """
-    groups = x.shape[-1] // _GROUP
+    size = _group(x.shape[-1], k)
+    groups = x.shape[-1] // size
     if groups <= 2 * k:
         return lax.top_k(x, k)
-    whole = groups * _GROUP
-    grouped = x[..., :whole].reshape(*x.shape[:-1], groups, _GROUP)
+    whole = groups * size
+    grouped = x[..., :whole].reshape(*x.shape[:-1], groups, size)
     # In the order of the groups, so that the first of equals stays the first.
     chosen = jnp.sort(lax.top_k(jnp.max(lax.stop_gradient(grouped), -1), k)[1], -1)
-    places = chosen[..., None] * _GROUP + jnp.arange(_GROUP, dtype=chosen.dtype)
-    places = places.reshape(*x.shape[:-1], k * _GROUP)
+    places = chosen[..., None] * size + jnp.arange(size, dtype=chosen.dtype)
+    places = places.reshape(*x.shape[:-1], k * size)
     rest = jnp.arange(whole, x.shape[-1], dtype=chosen.dtype)
     rest = jnp.broadcast_to(rest, (*x.shape[:-1], rest.size))
     places = jnp.concatenate([places, rest], -1)
     values, found = lax.top_k(jnp.take_along_axis(x, places, -1), k)
     return values, jnp.take_along_axis(places, found, -1)
+
+
+def _group(n, k):
+    """Return the size of a group, with which there are about as many groups as chosen numbers.
+
+    If it divides n, XLA need not copy the numbers.
+    """
+    size = max(8, round((n / k) ** 0.5))
+    near = sorted(range(size // 2, 2 * size), key=lambda other: abs(other - size))
+    return next((other for other in near if n % other == 0), size)
 
 
 def largest_k(z: Array, k: int, axes: MeshAxes) -> tuple[Array, Array]:

@@ -14,7 +14,6 @@ from jax import Array, lax
 from jax.lax import PrecisionLike
 
 from jsoftmax.blockwise.block_sizes import BlockSizes, block_sizes
-from jsoftmax.blockwise.held_rows import rows_held
 from jsoftmax.blockwise.machine import Machine, machine_for
 from jsoftmax.blockwise.scores import (
     kept_norm,
@@ -202,20 +201,11 @@ def make_plan(
 def blocks_of(
     margin: Margin | None, rows: int, classes: int, width: int, row_block, class_block, **given: Any
 ) -> BlockSizes:
-    """Return the blocks: of classes with several vectors, and for a margin with a summary.
-
-    For the latter all classes of the device are one block.
-    """
+    """Return the blocks, of classes that may have several vectors."""
     centers = centers_of(margin) or 1
-    if has_summary(margin):
-        if row_block is None and is_known(rows):
-            row_block = max(1, rows_held(rows, classes * centers))
-            if class_block is not None:
-                size = static_count("class_block", class_block, 1)
-                row_block = max(1, rows * size // classes)
-        return block_sizes(rows, classes, width, row_block, classes, **given)
     if class_block is not None:
         class_block = centers * static_count("class_block", class_block, 1)
+    given |= {"keep": has_summary(margin)}
     blocks = block_sizes(rows, centers * classes, width, row_block, class_block, **given)
     return blocks._replace(classes=-(-blocks.classes // centers))
 

@@ -144,7 +144,7 @@ def _with_labels(features, weight, labels, c, margins, length, where):
     if has_summary(margin):
         others = jnp.where(at if where is None else at | ~where, -jnp.inf, c)
         given = lax.stop_gradient((others, of_label[..., None]))
-        summary = call(of_classes.summary, *given, norm=columns, class_axis=None)
+        summary = call(of_classes.summary, *given, norm=columns)
     target = with_margin(
         of_label,
         kept_norm(features, weight, labels, margin),
@@ -152,6 +152,6 @@ def _with_labels(features, weight, labels, c, margins, length, where):
         length,
         summary,
     )
-    summary = jax.tree.map(lambda x: x[..., None], summary)
+    summary = jax.tree.map(lambda x: jnp.expand_dims(x, c.ndim - 1), summary)
     f = of_others(of_classes, c, of_label[..., None], columns, summary)
     return jnp.where(at, target[..., None], f)

@@ -18,9 +18,10 @@ and autodiff makes the gradient.
 Two further things a method gets if it has an argument of that name:
 
     norm                  the norm of the features, `[...]`
-    summary               what `summary(c, c_y, class_axis)` made of the cosines of all classes of
-                          this device, with -inf for those that are no other class: a tree of arrays
-                          `[...]`, the same on all devices, without gradients
+    summary               what `summary(c_j, c_y)` makes of cosines `[..., classes]`: a tree of
+                          arrays `[...]` or `[..., any]`, without gradients. It is called with some
+                          classes at a time, those that are no others at -inf; `join(a, b)` makes of
+                          the summaries of two sets of classes that of both
 
 Cosines are float32 or wider. In the methods of a margin that is evaluated, a number by class is
 that of the true class, and numbers broadcast against the cosines.
@@ -146,7 +147,7 @@ def follows_target(margin: Any, cosine: Array) -> bool:
         c = lax.stop_gradient(of_label)
         known = {"norm": c, "summary": None}
         if has_summary(margin):
-            summary = call(margin.summary, c, c, norm=c, class_axis=None)
+            summary = call(margin.summary, c, c, norm=c)
             known["summary"] = jax.tree.map(lambda x: x[:, None], summary)
         return look(call(margin.others, c, of_label, **known))
 

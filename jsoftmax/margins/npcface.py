@@ -2,10 +2,10 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsoftmax.core.collectives import MeshAxes, psum
 from jsoftmax.margins.angular import plus_angle, with_angle
 from jsoftmax.margins.per_example import Number, radians
 from jsoftmax.margins.record import record
@@ -25,14 +25,17 @@ class NPCFace:
     def _hard(self, c_j, c_y):
         return c_j > plus_angle(c_y, self.mask_margin)
 
-    def summary(self, c_j: Array, c_y: Array, class_axis: MeshAxes) -> Array:
+    def summary(self, c_j: Array, c_y: Array) -> tuple[Array, Array]:
         hard = self._hard(c_j, c_y)
-        found = jnp.sum(jnp.where(hard, c_j, 0), -1), jnp.sum(hard.astype(c_j.dtype), -1)
-        total, count = psum(found, class_axis)
-        return total / jnp.maximum(count, 1)
+        return jnp.sum(jnp.where(hard, c_j, 0), -1), jnp.sum(hard.astype(c_j.dtype), -1)
 
-    def target(self, c_y: Array, summary: Array) -> Array:
-        return with_angle(c_y, self.margin + self.slope * summary, "easy")
+    def join(self, a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+        return jax.tree.map(jnp.add, a, b)
+
+    def target(self, c_y: Array, summary: tuple[Array, Array]) -> Array:
+        total, count = summary
+        mean = total / jnp.maximum(count, 1)
+        return with_angle(c_y, self.margin + self.slope * mean, "easy")
 
     def others(self, c_j: Array, c_y: Array) -> Array:
         return jnp.where(self._hard(c_j, c_y), self.t * c_j + self.a, c_j)
@@ -65,8 +68,8 @@ def npcface(
       mask_margin: m, which says what is hard.
 
     Returns:
-      A frozen dataclass for `margin=` of a `linear_*` function. Since the mean is over all classes,
-      a block of the evaluators has all of them, and fewer examples.
+      A frozen dataclass for `margin=` of a `linear_*` function. For the mean over all classes the
+      evaluators go over them once more, and keep the products of fewer examples.
 
     Source: Zeng et al., "NPCFace", 2020, arXiv:2007.10172; defaults as in FaceX-Zoo.
 

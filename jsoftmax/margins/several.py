@@ -8,11 +8,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax.core.arguments import as_logits, check_shape, integer_labels
-from jsoftmax.core.collectives import MeshAxes
 from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.norms import cosine
 from jsoftmax.core.numbers import static_count
-from jsoftmax.core.top_k import largest_k
+from jsoftmax.core.top_k import top_k
 from jsoftmax.margins.angles import angle
 from jsoftmax.margins.angular import plus_angle
 from jsoftmax.margins.form import (
@@ -58,19 +57,26 @@ class InterTopK(_Around):
     k: int = static()
     penalty: Any
 
-    def summary(self, c_j: Array, c_y: Array, class_axis: MeshAxes, norm: Array | None) -> Any:
-        # Half way between the k-th and the next, where rounding does not matter.
-        found, _ = largest_k(c_j, self.k + 1, class_axis)
-        bar = jnp.full_like(c_y[..., 0], -jnp.inf)
-        if found.shape[-1] > self.k:
-            bar = (found[..., self.k - 1] + found[..., self.k]) / 2
+    def summary(self, c_j: Array, c_y: Array, norm: Array | None) -> Any:
+        largest = self._largest(c_j)
         if not has_summary(self.margin):
-            return bar, None
-        given = {"class_axis": class_axis, "norm": norm}
-        return bar, call(self.margin.summary, c_j, c_y, **given)
+            return largest, None
+        return largest, call(self.margin.summary, c_j, c_y, norm=norm)
+
+    def join(self, a: Any, b: Any) -> Any:
+        largest = self._largest(jnp.concatenate([a[0], b[0]], -1))
+        return largest, self.margin.join(a[1], b[1]) if has_summary(self.margin) else None
+
+    def _largest(self, c):
+        """Return the k + 1 largest, -inf where there are fewer."""
+        found, _ = top_k(c, min(self.k + 1, c.shape[-1]))
+        fewer = [(0, 0)] * (c.ndim - 1) + [(0, self.k + 1 - found.shape[-1])]
+        return jnp.pad(found, fewer, constant_values=-jnp.inf)
 
     def others(self, c_j: Array, c_y: Array, summary: Any, norm: Array | None) -> Array:
-        bar, of_margin = summary
+        largest, of_margin = summary
+        # Half way between the k-th and the next, where rounding does not matter.
+        bar = (largest[..., self.k - 1] + largest[..., self.k]) / 2
         plain = similarity(self.margin, c_j)
         if changes_others(self.margin):
             plain = call(self.margin.others, c_j, c_y, norm=norm, summary=of_margin)
@@ -124,8 +130,8 @@ def inter_top_k(margin: Margin, k: int = 5, penalty: Number = 0.06) -> InterTopK
         that is raised: 0.3 m; it is switched off for fine-tuning with a large margin.
 
     Returns:
-      A frozen dataclass for `margin=` of a `linear_*` function. Since the largest of all classes
-      are looked for, a block of the evaluators has all of them, and fewer examples.
+      A frozen dataclass for `margin=` of a `linear_*` function. To find the largest of all classes
+      the evaluators go over them once more, and keep the products of fewer examples.
 
     Source: Zhao et al., "Multi-query multi-head attention pooling and inter-topK penalty for
     speaker verification", 2021, arXiv:2110.05042, section 3; numbers as in WeSpeaker.

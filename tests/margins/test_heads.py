@@ -121,6 +121,21 @@ def test_every_head_by_blocks():
             assert_allclose(a, b, rtol=1e-5, atol=5e-6 * np.abs(b).max(), err_msg=name)
 
 
+@pytest.mark.parametrize("rows", [None, 2])
+def test_the_hardest_of_blocks_with_fewer(rows):
+    """The three hardest, from blocks of two classes; with the products kept, and made again."""
+    margin = js.inter_top_k(HEADS["npcface"], 3)
+    got, expected = (
+        jax.jit(jax.value_and_grad(way, (0, 1)))(X, vectors_of(margin, C, D))
+        for way in (
+            lambda x, w: js.linear_loss(x, w, Y, margin=margin, row_block=rows, class_block=2),
+            lambda x, w: jnp.mean(js.cross_entropy(js.linear_logits(x, w, Y, margin=margin), Y)),
+        )
+    )
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
 # --- at the ends ---
 
 EXTREMES = np.array([[2.0, 0, 0], [-3.0, 0, 0], [0, 0, 0], [0, -1.5, 0], [1, 1, 0.5]])
