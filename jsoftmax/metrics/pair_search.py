@@ -20,9 +20,13 @@ from jsoftmax.core import wide
 from jsoftmax.metrics.pair_tiles import SLICES, Pairs, over_tiles
 
 _BOUND = np.float32(1.5).view(np.int32)  # the key of a number that no cosine reaches
-_NEAR = np.array([[-4, -1, 1, 4]], np.float32)  # where a pass tries thresholds: around the expected
-_FAR = np.array([[0.5]], np.float32)  # one, and between the bounds, should it be elsewhere
-_TRIED = _NEAR.size + _FAR.size
+# Where thresholds are tried, in spreads: around a sample's, then around the expected one, then with
+# two far from it, by which a pass leaves at most half of the numbers whatever the scores are.
+_FIRST = np.array([[-4, -1, 1, 4]], np.float32)
+_SECOND = np.array([[-2, -0.5, 0.5, 2]], np.float32)
+_LATER = np.array([[-0.5, 0.5]], np.float32)
+_FAR = np.array([[0.25, 0.75]], np.float32)
+_TRIED = 4
 # By how much a sample's threshold is off, as a first guess: 1e-3 around 0.3, or 1e-2.
 _SPREAD, _SPREAD_BY_BOTH = 1 << 15, 1 << 18
 
@@ -128,9 +132,10 @@ def search(
 
             def mixed():
                 z = tile.scores()
-                # A loop over the two makes each once; otherwise every slice would.
-                of_kinds = jnp.stack([jnp.where(kind, z, -jnp.inf) for kind in tile.kinds()])
-                return jnp.moveaxis(lax.map(lambda x: _at_least(x, thresholds), of_kinds), 0, -1)
+                # Each made once; otherwise every slice of it would be for each threshold.
+                of_kinds = [jnp.where(kind, z, -jnp.inf) for kind in tile.kinds()]
+                of_kinds = lax.optimization_barrier(of_kinds)
+                return jnp.stack([_at_least(x, thresholds) for x in of_kinds], -1)
 
             open_here = jnp.any(low != high, -1) & unfinished(state.found)
             return _branch(tile, jnp.any(open_here), known, different, mixed)
@@ -175,29 +180,32 @@ def _tried(found, enough, totals, by_both, near, passes):
     inside = wide.as_float(wide.subtract(found.at_low, found.at_high)).astype(jnp.float32)
     inside = jnp.where(by_both, jnp.min(inside, -1), inside[:, 1])
     spread = width / jnp.sqrt(jnp.maximum(inside, 16))
+    expected, spread, width = (x[:, None] for x in (expected, spread, width))
+    tried = jnp.concatenate([expected + spread * _LATER, width * _FAR], -1)
     if near is not None:
-        expected = jnp.where(passes == 0, (near - found.low).astype(jnp.float32), expected)
-        first = np.where(by_both, _SPREAD_BY_BOTH, _SPREAD).astype(np.float32)
-        spread = jnp.where(passes == 0, first, spread)
-    around = expected[:, None] + spread[:, None] * _NEAR
-    tried = jnp.concatenate([around, width[:, None] * _FAR], -1)
-    tried = found.low[:, None] + jnp.clip(tried, 0, width[:, None]).astype(jnp.int32)
+        first = np.where(by_both, _SPREAD_BY_BOTH, _SPREAD).astype(np.float32)[:, None] * _FIRST
+        first += (near - found.low).astype(jnp.float32)[:, None]
+        second = expected + spread * _SECOND
+        tried = jnp.where(passes == 0, first, jnp.where(passes == 1, second, tried))
+    tried = found.low[:, None] + jnp.clip(tried, 0, width).astype(jnp.int32)
     every = found.low[:, None] + 1 + jnp.arange(_TRIED, dtype=jnp.int32)[None]
-    tried = jnp.where(width[:, None] <= _TRIED + 1, every, tried)
+    tried = jnp.where(width <= _TRIED + 1, every, tried)
     return jnp.sort(jnp.clip(tried, found.low[:, None] + 1, found.high[:, None] - 1), -1)
 
 
 def _share_below(found, enough, totals):
     """Return where between the bounds the threshold is expected, from 0 to 1.
 
-    By bisection between the numbers that are accepted at the two bounds.
+    By bisection between the numbers that are accepted at the two bounds, whose logarithms are
+    nearly linear where there are few.
     """
-    low, high = (wide.as_float(x).astype(jnp.float32) for x in (found.at_low, found.at_high))
+    accepted = (wide.as_float(x).astype(jnp.float32) for x in (found.at_low, found.at_high))
+    low, high = (jnp.maximum(x, 0.5) for x in accepted)
 
     def halve(_, bounds):
         left, right = bounds
         middle = (left + right) / 2
-        accepted = low + middle[:, None] * (high - low)
+        accepted = low * (high / low) ** middle[:, None]
         fits = enough(wide.from_float(accepted[:, None]), totals)[:, 0]
         return jnp.where(fits, left, middle), jnp.where(fits, middle, right)
 

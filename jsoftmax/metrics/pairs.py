@@ -99,7 +99,7 @@ def verification_rates(
       other: `[m, features]`, for the pairs of one of `features` and one of these. None for all
         pairs of `features`.
       other_labels: `[m]`, integers.
-      eer: whether to search the equal error rate, too: two to three times the time; static.
+      eer: whether to search the equal error rate, too: twice the time; static.
       where: booleans that broadcast against the pairs `[n, m]`: False for one that is left out. For
         the pairs of one set it has to be symmetric.
       ignore_index: a label whose embeddings are left out.
@@ -110,7 +110,7 @@ def verification_rates(
         to TF32, and a TPU to bfloat16.
       progress: a function of a pass, a block of rows, and the number of such blocks, called when it
         is begun, on each device; static. A pass counts all tiles that can still hold the threshold:
-        the first two or three all, then few.
+        the first two all, then few.
 
     Returns:
       `VerificationRates`, for each far in its shape. Cosines are float32: those of bfloat16 are of
