@@ -9,8 +9,7 @@ quick` have it, XLA optimises little, which takes a third of the time. What is a
 that XLA makes, or about last digits, is marked `optimised`: `make test` runs it without.
 
 The cases of a matrix overlap in the code that they run. `make test` takes some of each of the
-large ones, which takes less than half of the time, and `make thorough`, for releases,
-all others.
+large ones, in less than half of the time, and `make thorough` all others.
 """
 
 import gc
