@@ -8,37 +8,35 @@ also known as the deformed or t-logarithm, with b = 1 - t. Evaluated as written 
 around b = 0; the form below does not.
 """
 
-import jax
+import math
+
 import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core.numerics import expm1, log1p, neg_inf_to_zero
 
 
-@jax.custom_jvp
-def expm2(y: Array) -> Array:
-    """Return `exp(y) - 1 - y`, accurate around 0, with the derivative exp(y) - 1."""
+def expm2(y: Array, growth: Array) -> Array:
+    """Return `exp(y) - 1 - y`, accurate around 0, given `growth = exp(y) - 1`."""
     near = jnp.abs(y) < 1
-    small, large = jnp.where(near, y, 0), jnp.where(near, 1, y)
-    return jnp.where(near, small * small * phi2(small), expm1(large) - large)
-
-
-@expm2.defjvp
-def _expm2_jvp(primals, tangents):
-    (y,), (dy,) = primals, tangents
-    return expm2(y), expm1(y) * dy
+    small = jnp.where(near, y, 0)
+    return jnp.where(near, small * small * _phi2_around_0(small), growth - y)
 
 
 def phi2(y: Array) -> Array:
     """Return `(exp(y) - 1 - y) / y²`, which is 1/2 at 0."""
     near = jnp.abs(y) < 1
     small, large = jnp.where(near, y, 0), jnp.where(near, 1, y)
+    return jnp.where(near, _phi2_around_0(small), (expm1(large) / large - 1) / large)
+
+
+def _phi2_around_0(y):
     # 1/2! + y/3! + y²/4! + ...: for |y| < 1 the terms left out are below rounding.
-    terms = 10 if y.dtype == jnp.float32 else 18
-    series = jnp.ones_like(y)
-    for k in range(terms, 2, -1):
-        series = 1 + series * small / k
-    return jnp.where(near, series / 2, (expm1(large) / large - 1) / large)
+    last = 10 if y.dtype == jnp.float32 else 18
+    series = jnp.full_like(y, 1 / math.factorial(last))
+    for k in range(last - 1, 1, -1):
+        series = 1 / math.factorial(k) + y * series
+    return series
 
 
 def log1p_over(x: Array, y: Array, power: Array) -> Array:

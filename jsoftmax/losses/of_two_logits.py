@@ -31,6 +31,8 @@ from jsoftmax.core.collectives import MeshAxes, packed_psum
 from jsoftmax.core.masking import relative
 from jsoftmax.core.numerics import exp_nonpositive, expm1, log1p
 
+_LARGE = 1e30  # in place of infinite ratios
+
 
 class Softmaxes(NamedTuple):
     """Both softmaxes, and how they compare; all have the shape of the logits."""
@@ -40,6 +42,7 @@ class Softmaxes(NamedTuple):
     p: Array
     q: Array
     delta: Array  # log(p / q), 0 where either is masked
+    growth: Array  # p / q - 1, likewise; never infinite
     p_off: Array  # booleans
     q_off: Array
 
@@ -87,7 +90,7 @@ class Divergence(NamedTuple):
         found = self._softmaxes(z, t, temperature)
         terms = self.terms(found, beta)
         value, d, h = self._value(terms, temperature, terms.slope)
-        log_p, log_q, p, q, delta, p_off, q_off = found
+        log_p, log_q, p, q, delta, _, p_off, q_off = found
         of_z = terms.slope - p * h
         of_t = terms.mirror - q * (d - h)
         one = jnp.ones((), z.dtype) if temperature is None else temperature
@@ -125,7 +128,7 @@ class Divergence(NamedTuple):
         return top if self.mesh_axes is None else lax.pmax(top, self.mesh_axes)
 
     def _softmaxes(self, z, t, temperature):
-        """Return p, q and δ.
+        """Return p, q and what compares them.
 
         δ is computed from the difference of the logits, y - log sum_k q_k exp(y_k), since where the
         two agree, the rounding errors of log p and log q exceed their difference. Only where a
@@ -140,23 +143,28 @@ class Divergence(NamedTuple):
         known = jnp.isfinite(top_z) & jnp.isfinite(top_t)
         whole = jnp.round(jnp.where(known, top_z, 0) - jnp.where(known, top_t, 0))
         apart = (jnp.where(both, z, whole) - whole) - jnp.where(both, t, 0)
-        e = exp_nonpositive(log_q)
-        constant = lax.stop_gradient(e * apart)
-        total_p, total_q, centre = self._total(exp_nonpositive(log_p), e, constant)
+        p, q = exp_nonpositive(log_p), exp_nonpositive(log_q)
+        constant = lax.stop_gradient(q * apart)
+        total_p, total_q, centre = self._total(p, q, constant)
         # At least 1, but 0 where all classes are masked.
         total_p, total_q = (jnp.where(x < 0.5, 0.5, x) for x in (total_p, total_q))
         log_p, log_q = log_p - jnp.log(total_p), log_q - jnp.log(total_q)
-        p, q = jnp.exp(log_p), jnp.exp(log_q)
+        p, q = p * (1 / total_p), q * (1 / total_q)
         y = apart - lax.stop_gradient(centre / total_q)
         y = y if temperature is None else y / temperature
         fits = jnp.where(both, y < 80, p_off & q_off)  # exp(y) does not overflow
         y = jnp.where(both & fits, y, 0)
-        change, unfit = self._total(q * expm1(y), (~fits).astype(y.dtype))
+        growth = expm1(y)
+        change, unfit = self._total(q * growth, (~fits).astype(y.dtype))
         direct = (unfit == 0) & (change > -0.5)
-        by_logits = y - jnp.log1p(jnp.where(direct, change, 0))
+        change = jnp.where(direct, change, 0)
         given = (jnp.where(both, x, 0) for x in (log_p, log_q))
-        delta = jnp.where(direct, by_logits, jnp.subtract(*given))
-        return Softmaxes(log_p, log_q, p, q, jnp.where(both, delta, 0), p_off, q_off)
+        delta = jnp.where(direct, y - jnp.log1p(change), jnp.subtract(*given))
+        within = q > p / _LARGE
+        ratio = jnp.where(within, p / jnp.where(within, q, 1), _LARGE)
+        growth = jnp.where(direct, (growth - change) / (1 + change), ratio - 1)
+        delta, growth = (jnp.where(both, x, 0) for x in (delta, growth))
+        return Softmaxes(log_p, log_q, p, q, delta, growth, p_off, q_off)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -179,26 +187,27 @@ def _divergence_jvp(divergence, primals, tangents):
 
 def forward(found: Softmaxes, beta: Any) -> Terms:
     """Return the terms of KL(q || p): h = exp(δ) - 1 - δ."""
-    _, _, p, q, delta, p_off, q_off = found
-    value, infinite = _kl_or_infinite(q, p, delta, q_off, p_off)
-    return Terms(value, infinite, _apart(q, p, delta, q_off, p_off), -q * delta, None)
+    _, _, p, q, delta, growth, p_off, q_off = found
+    given = q, p, delta, growth, q_off, p_off
+    return Terms(*_kl_or_infinite(*given), _apart(*given), -q * delta, None)
 
 
 def reverse(found: Softmaxes, beta: Any) -> Terms:
     """Return the terms of KL(p || q): h = 1 - exp(δ) + δ exp(δ)."""
-    _, _, p, q, delta, p_off, q_off = found
-    value, infinite = _kl_or_infinite(p, q, -delta, p_off, q_off)
-    return Terms(value, infinite, p * delta, _apart(p, q, -delta, p_off, q_off), None)
+    _, _, p, q, delta, growth, p_off, q_off = found
+    growth = -growth / jnp.maximum(1 + growth, 1 / _LARGE)  # q / p - 1
+    given = p, q, -delta, growth, p_off, q_off
+    return Terms(*_kl_or_infinite(*given), p * delta, _apart(*given), None)
 
 
 def jensen_shannon(found: Softmaxes, beta: Any) -> Terms:
     """Return the terms of the generalised Jensen-Shannon divergence."""
-    _, _, p, q, delta, p_off, q_off = found
+    _, _, p, q, delta, _, p_off, q_off = found
     m = beta * q + (1 - beta) * p
     # log(m / q) and log(m / p); where q is 0, kl(q, m) is m, as far from there.
     over_q = jnp.where(q_off, 2, jnp.where(p_off, _log(beta), log_mix(delta, beta)))
     over_p = jnp.where(p_off, 2, jnp.where(q_off, _log(1 - beta), log_mix(-delta, 1 - beta)))
-    of_q, of_p = _kl(q, m, over_q), _kl(p, m, over_p)
+    of_q, of_p = (_kl(r, m, x, expm1(jnp.minimum(x, 1))) for r, x in ((q, over_q), (p, over_p)))
     value = beta * of_q + (1 - beta) * of_p
     return Terms(value, None, (beta - 1) * p * over_p, -beta * q * over_q, of_q - of_p)
 
@@ -220,20 +229,23 @@ def _log(weight):
     return jnp.log(jnp.maximum(weight, jnp.finfo(weight.dtype).tiny))
 
 
-def _kl(r, s, log_ratio):
-    """Return `r log(r / s) - r + s`, given `log(s / r)`; above 1 where r is 0 and s is not."""
-    close = r * expm2(jnp.minimum(log_ratio, 1))
-    return jnp.where(log_ratio > 1, s - r - r * log_ratio, close)
+def _kl(r, s, log_ratio, growth):
+    """Return `r log(r / s) - r + s`, given `log(s / r)` and, where that is below 1, `s / r - 1`.
+
+    The logarithm is above 1 where r is 0 and s is not.
+    """
+    far = log_ratio > 1
+    close = r * expm2(jnp.where(far, 0, log_ratio), growth)
+    return jnp.where(far, s - r - r * log_ratio, close)
 
 
-def _kl_or_infinite(r, s, log_ratio, r_off, s_off):
+def _kl_or_infinite(r, s, log_ratio, growth, r_off, s_off):
     """Return the same, 0 where it is infinite, and where that is; the ratio there is any."""
-    terms = jnp.where(r_off, s, _kl(r, s, log_ratio))
+    terms = jnp.where(r_off, s, _kl(r, s, log_ratio, growth))
     infinite = s_off & ~r_off
     return jnp.where(infinite, 0, terms), infinite
 
 
-def _apart(r, s, log_ratio, r_off, s_off):
-    """Return s - r, given `log(s / r)`; 0 where the divergence of r from s is infinite."""
-    near = r * expm1(jnp.minimum(log_ratio, 1))
-    return jnp.where(s_off, 0, jnp.where((log_ratio > 1) | r_off, s - r, near))
+def _apart(r, s, log_ratio, growth, r_off, s_off):
+    """Return s - r, given the same; 0 where the divergence of r from s is infinite."""
+    return jnp.where(s_off, 0, jnp.where((log_ratio > 1) | r_off, s - r, r * growth))
