@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import jsoftmax as js
 
-pytestmark = pytest.mark.one_in(6)
+pytestmark = pytest.mark.one_in(12)
 
 
 def jitted(function, *args, **options):

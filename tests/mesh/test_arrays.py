@@ -6,7 +6,7 @@ from functools import cache, partial
 import jax
 import numpy as np
 import pytest
-from audit import FILES, GIVEN, C, N, all_at_once, arrays_of, each, evaluate
+from audit import CALLS, FILES, GIVEN, C, N, all_at_once, arrays_of, each, evaluate
 from cases import close
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -31,24 +31,31 @@ def placed(mesh, sharded):
     return change
 
 
+PARTS = 4
+over_parts = pytest.mark.parametrize("part", range(PARTS))
+
+
 @cache
-def expected():
-    return all_at_once(FILES)
+def expected(part):
+    return all_at_once(FILES[part::PARTS])
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(2 * PARTS)
+@over_parts
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
-def test_values_on_a_mesh(kind):
-    found = all_at_once(FILES, placed(mesh_of(kind), "nc"))
-    each(lambda call: close(found[call.name], expected()[call.name]), FILES)
+def test_values_on_a_mesh(kind, part):
+    calls = FILES[part::PARTS]
+    found = all_at_once(calls, placed(mesh_of(kind), "nc"))
+    each(lambda call: close(found[call.name], expected(part)[call.name]), calls)
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(4 * PARTS)
+@over_parts
 @pytest.mark.parametrize(
     ("sharded", "context"),
     [("nc", nullcontext), ("n", nullcontext), ("nc", jax.set_mesh), ("c", jax.set_mesh)],
 )
-def test_types_on_an_explicit_mesh(sharded, context):
+def test_types_on_an_explicit_mesh(sharded, context, part):
     """What JAX refuses there, it refuses while it traces.
 
     Gradients lie as their arguments do, and results as the logits, or the examples, do.
@@ -65,7 +72,7 @@ def test_types_on_an_explicit_mesh(sharded, context):
             assert axes is None or x.sharding.spec == spec_of(axes, sharded)
 
     with context() if context is nullcontext else context(mesh):
-        each(check)
+        each(check, CALLS[part::PARTS])
 
 
 def focal_of(x, w, y, gamma):

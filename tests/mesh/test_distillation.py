@@ -14,7 +14,7 @@ from test_exchanges import exchanges
 
 import jsoftmax as js
 
-pytestmark = [pytest.mark.slow, pytest.mark.one_in(5)]
+pytestmark = [pytest.mark.slow, pytest.mark.one_in(12)]
 
 N, C = 16, 24
 STUDENT, TEACHER = (head(seed=i, examples=N, size=i + 2, classes=C)[:2] for i in (1, 2))

@@ -31,7 +31,7 @@ from jsoftmax.bench.problem import (
     exact,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.one_in(3)]
+pytestmark = [pytest.mark.slow, pytest.mark.one_in(5)]
 
 TINY = ["--rows", "8", "--features", "4", "--classes", "32", "--repeats", "2"]
 OURS = ["jsoftmax", "jsoftmax-rows", "jsoftmax-classes", "jsoftmax-dense"]
