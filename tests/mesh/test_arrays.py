@@ -31,7 +31,7 @@ def placed(mesh, sharded):
     return change
 
 
-PARTS = 4
+PARTS = 6
 over_parts = pytest.mark.parametrize("part", range(PARTS))
 
 

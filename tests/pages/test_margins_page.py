@@ -44,7 +44,7 @@ def evaluated(call):
     return eval(call, dict(page()))
 
 
-@pytest.mark.one_in(8)
+@pytest.mark.one_in(12)
 @pytest.mark.parametrize("call", CALLS)
 def test_every_call_in_the_text_runs(call):
     found = evaluated(call)
