@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 from jsoftmax.core.masking import mask_classes
 from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numerics import neg_inf_to_zero, sigmoid
+from jsoftmax.core.one_pass import first_of_largest
 from jsoftmax.losses.inputs import loss_inputs
 from jsoftmax.losses.reduction import Reduction
 from jsoftmax.stats.dense import centred_stats
@@ -61,7 +62,7 @@ def _squared_distance(aligned):
     z = mask_classes(z, aligned.where)
     # The largest probability is 1 - rest, and each other one a share of rest. So the difference to
     # a label of 1, and all gradients, are computed without cancellation.
-    top = jnp.argmax(z, -1)
+    top = first_of_largest(z)
     stats, shift = centred_stats(z, top, None)
     u = stats.log_odds[..., None]
     rest = sigmoid(-u)

@@ -126,8 +126,10 @@ def cross_entropies(
         return on_centred(partial(nll, **numbers))(stats, shift), numbers
 
     if is_distribution(inputs.labels):
-        q = to_compute_dtype(inputs.labels)
-        q = q if class_weight is None else q * with_rank_of(q, cast_like(class_weight, q))
+        q = inputs.labels
+        if class_weight is not None:
+            q = to_compute_dtype(q)
+            q = q * with_rank_of(q, cast_like(class_weight, q))
         rows = Rows(inputs.logits, q, inputs.where, temperature)
         stats, shift, total, distance = soft_stats(rows, fields)
         of_top, numbers = loss_of(stats, shift)

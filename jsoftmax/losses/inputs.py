@@ -25,6 +25,7 @@ from jsoftmax.core.dtypes import at_least_16_bits, cast_like, to_compute_dtype
 from jsoftmax.core.masking import as_rows, class_mask, mask_classes
 from jsoftmax.core.numbers import at_least, by_example, is_static
 from jsoftmax.core.numerics import neg_inf_to_zero, unforeseen
+from jsoftmax.core.one_pass import first_of_largest
 from jsoftmax.losses.reduction import Reduction, are_finite, example_weights, reduce_losses
 from jsoftmax.stats.dense import centred_stats
 from jsoftmax.stats.labels import (
@@ -226,7 +227,7 @@ def from_top(
     positive, so nothing cancels. The distance of the largest to itself is a constant 0, without
     gradients that would cancel only after rounding.
     """
-    top = jnp.argmax(z, -1)
+    top = first_of_largest(z)
     stats, shift = centred_stats(z, top, where, fields)
     off = z == -jnp.inf  # which has no gradient
     below = jnp.where(

@@ -137,6 +137,12 @@ def _top(rows):
     return to_compute_dtype(top)
 
 
+def is_empty(rows: Rows, top: Array) -> Array:
+    """Say of each row whether all its logits are -inf, by the top that `largest` gives it."""
+    dtype = rows.logits.dtype if rows.where is None else top.dtype
+    return top == jnp.finfo(dtype).min.astype(top.dtype)
+
+
 def _log_of_scaled(total: Array) -> Array:
     """Return the logarithm of a sum of scaled exponentials, without the scale."""
     # Scaled back before the logarithm, which keeps more digits; if that underflows, after it.

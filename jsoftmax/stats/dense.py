@@ -21,7 +21,8 @@ from jsoftmax.core.dtypes import at_least_16_bits, to_compute_dtype
 from jsoftmax.core.masking import as_rows, centred, class_mask, mask_classes
 from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numerics import multiply_no_nan, neg_inf_to_zero
-from jsoftmax.stats.centred import Rows, reduce_centred
+from jsoftmax.core.one_pass import first_of_largest
+from jsoftmax.stats.centred import Rows, is_empty, reduce_centred
 from jsoftmax.stats.labels import at_label, at_labels, check_labels, is_any_label, is_label
 from jsoftmax.stats.logit_stats import LogitStats
 from jsoftmax.stats.others import is_class, others_of, sums_below, to_stats
@@ -101,7 +102,7 @@ def centred_stats(
     rows = Rows(logits, labels, where, temperature)
     found = reduce_centred(rows, with_mean="mean" in fields)
     target = jnp.where(_unmasked_label(logits, labels, where), found.target, -jnp.inf)
-    return _stats_and_shift(found._replace(target=target), temperature)
+    return _stats_and_shift(rows, found._replace(target=target))
 
 
 def soft_stats(rows: Rows, fields: tuple[str, ...] = ()) -> tuple[LogitStats, Array, Array, Array]:
@@ -111,13 +112,12 @@ def soft_stats(rows: Rows, fields: tuple[str, ...] = ()) -> tuple[LogitStats, Ar
     `(sum_j q_j) (-log p_largest) + distance`.
     """
     found = reduce_soft(rows, with_mean="mean" in fields)
-    return (*_stats_and_shift(found, rows.temperature), found.total, found.distance)
+    return (*_stats_and_shift(rows, found.centred), found.total, found.distance)
 
 
-def _stats_and_shift(found, temperature):
-    none = found.top == jnp.finfo(found.top.dtype).min  # all are -inf: see `largest`
-    shift = jnp.where(none, 0, found.top)
-    shift = shift if temperature is None else shift / temperature
+def _stats_and_shift(rows, found):
+    shift = jnp.where(is_empty(rows, found.top), 0, found.top)
+    shift = shift if rows.temperature is None else shift / rows.temperature
     no_runner_up: Any = None
     return LogitStats(found.target, found.others, no_runner_up, found.mean), shift
 
@@ -129,7 +129,7 @@ def class_stats(logits: Array, where: Array | None) -> LogitStats:
     has p <= 1/2, so that its `others` is `logsumexp + log1p(-p)` without loss.
     """
     z = mask_classes(to_compute_dtype(logits), where)
-    first = jnp.argmax(z, -1)
+    first = first_of_largest(z)
     stats, shift = centred_stats(z, first, where)
     top = jax.tree.map(lambda field: field[..., None], stats)
     d = jnp.where(z == -jnp.inf, -jnp.inf, z - shift[..., None])

@@ -4,11 +4,10 @@ With d_j = (z_j - max z) / T, and q the label, the loss measures q from the larg
 
     -sum_j q_j log p_j = (sum_j q_j) softplus(others) + distance        distance = sum_j q_j (-d_j)
 
-where `others` is of all classes but that one, the first if several are as large. Both terms are
-positive, so nothing cancels. All sums are made in one go over blocks of rows (core/by_rows.py), and
-the gradient is elementwise: with R the part of sum_j q_j that is not at the top,
+where `others` is of all classes but that one, the first if several are as large: what centred.py
+makes of it as the label. Both terms are positive, so nothing cancels. The gradient is elementwise:
+with R the part of sum_j q_j that is not at the top,
 
-    d others / dd_j = exp(d_j) / exp(others), at the top 0
     d distance / dd_j = -q_j, at the top R
 """
 
@@ -17,99 +16,109 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jsoftmax.core.by_rows import by_rows
-from jsoftmax.core.numerics import exp_nonpositive, log_or_neg_inf, multiply_no_nan
-from jsoftmax.core.one_pass import largest
-from jsoftmax.stats.centred import Rows
-from jsoftmax.stats.labels import class_numbers
+from jsoftmax.core.numerics import multiply_no_nan
+from jsoftmax.core.one_pass import apart, first_of_largest, result
+from jsoftmax.stats.centred import Centred, Rows, is_empty, reduce_centred
+from jsoftmax.stats.labels import is_label
 
 
 class Soft(NamedTuple):
-    """Numbers per example `[...]`, those of the logits relative to the top and divided by T."""
+    """Numbers per example `[...]`."""
 
-    top: Array  # the largest logit itself, 0 if all are -inf; no gradient
-    target: Array  # 0, with the gradient of the largest
-    others: Array
-    mean: Array | None  # None unless it is read
+    centred: Centred  # of the largest logit as the label
     distance: Array
     total: Array  # sum_j q_j
-
-
-class _Parts(NamedTuple):
-    """Numbers per example that the derivative needs."""
-
-    index: Array  # of the class at the top
-    runner_up: Array  # the largest logit of the others
-    sum_exp: Array  # of the others, relative to the runner-up
-    elsewhere: Array | None  # how much of q is not at the top; None for the value alone
 
 
 @partial(jax.jit, static_argnames="with_mean")  # as `reduce_centred`
 def reduce_soft(rows: Rows, *, with_mean: bool) -> Soft:
     """Reduce logits, with a distribution as labels, to the numbers that cross-entropy needs."""
-    return _reduce(with_mean, rows)
+    first = first_of_largest(rows.logits, rows.where)
+    found = reduce_centred(rows._replace(labels=first), with_mean=with_mean)
+    found = found._replace(target=jnp.where(is_empty(rows, found.top), 0, found.target))
+    (q,) = apart(rows.labels)
+    total = jnp.sum(q.astype(found.top.dtype), -1)
+    # The target is 0, but its derivative is that of the largest logit.
+    distance = _distance(rows, found.top, first, total * found.target)
+    return Soft(found, distance, total)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _reduce(with_mean, rows):
-    return _reduced(rows, with_mean, with_elsewhere=False)[0]
+@jax.custom_jvp
+def _distance(rows, top, first, zero):
+    """Return the sum of q times the distance to the top, where 0 times infinity is 0.
+
+    `zero` has a derivative that is part of this one: the rule has it with that of the logits.
+    """
+    given = rows.logits, rows.labels, top, rows.where, rows.temperature
+    if rows.where is not None:
+        return by_rows(_exactly, _exactly, *given) + zero
+    return lax.platform_dependent(*given, cpu=_in_one_pass, default=_exactly) + zero
 
 
-@_reduce.defjvp
-def _reduce_jvp(with_mean, primals, tangents):
-    (rows,), (d_rows,) = primals, tangents
-    out, parts = _reduced(rows, with_mean, with_elsewhere=True)
-    return out, _tangents(with_mean, rows, out.top, out.target, parts, d_rows)
+def _in_one_pass(*given):
+    """Return the same in one pass, or in two if that meets 0 times infinity."""
+    found = by_rows(_as_written, _as_written, *given, one_pass=True)
+
+    def in_two():
+        return by_rows(_with_infinity, _with_infinity, *given, one_pass=True)
+
+    return lax.cond(jnp.any(jnp.isnan(found)), in_two, lambda: found)
 
 
-def _reduced(rows, with_mean, with_elsewhere):
-    def of_block(*rows):
-        return _of_block(Rows(*rows), with_mean, with_elsewhere)
-
-    return by_rows(of_block, of_block, *rows)
-
-
-def _of_block(rows, with_mean, with_elsewhere):
-    z = rows.masked()
-    q = rows.labels.astype(z.dtype)
-    top = largest(z)
-    # As a minimum: XLA's argmax is slow on a CPU.
-    classes = class_numbers(z)
-    index = jnp.min(jnp.where(z == top[..., None], classes, z.shape[-1]), -1)
-    at_top = classes == index[..., None]
-    of_others = jnp.where(at_top, -jnp.inf, z)
-    runner_up = largest(of_others)
-    sum_exp = jnp.sum(exp_nonpositive(rows.relative(of_others, runner_up)), -1)
-    others = log_or_neg_inf(sum_exp) + rows.relative(runner_up[..., None], top)[..., 0]
-    # It is 0, but its derivative is that of the largest logit.
-    target = rows.relative(jnp.take_along_axis(z, index[..., None], -1, mode="clip"), top)[..., 0]
-    target = jnp.where(index < z.shape[-1], target, 0)
-    d = rows.relative(z, top)
-    distance = jnp.sum(multiply_no_nan(q, target[..., None] - d), -1)
-    mean = rows.total(d) / rows.num_unmasked() if with_mean else None
-    elsewhere = jnp.sum(jnp.where(at_top, 0, q), -1) if with_elsewhere else None
-    found = Soft(top, target, others, mean, distance, jnp.sum(q, -1))
-    return found, _Parts(index, runner_up, sum_exp, elsewhere)
+def _label_and_distance(logits, labels, top, where, temperature):
+    rows = Rows(logits, labels, where, temperature)
+    d = rows.relative(rows.masked(), top)
+    return labels.astype(d.dtype), -d
 
 
-@partial(jax.checkpoint, prevent_cse=False, static_argnums=(0,))
-def _tangents(with_mean, rows, top, target, parts, d_rows):
-    z = rows.masked()
-    d = rows.relative(z, top)
+def _exactly(*given):
+    return jnp.sum(multiply_no_nan(*_label_and_distance(*given)), -1)
+
+
+def _as_written(logits, labels, top, *more):
+    q, distance = _label_and_distance(*apart(logits, labels, top), *more)
+    return result(jnp.sum(q * distance, -1))
+
+
+def _with_infinity(logits, labels, top, *more):
+    top, logits, labels = apart(top, logits, labels)
+    q, distance = _label_and_distance(logits, labels, top, *more)
+    most = jnp.finfo(distance.dtype).max
+    finite = result(jnp.sum(q * jnp.minimum(distance, most), -1))
+    labels, top, logits = apart(labels, top, logits)
+    q, distance = _label_and_distance(logits, labels, top, *more)
+    # 3 for an infinite one, 0 for any other; not as a clamp, which would be written to memory.
+    is_infinite = jnp.maximum(jnp.minimum(distance * (4 / most), 8) - 5, 0)
+    return jnp.where(jnp.sum(q * is_infinite, -1) > 0, jnp.inf, finite)
+
+
+@_distance.defjvp
+def _distance_jvp(primals, tangents):
+    (rows, top, first, _), (d_rows, *_) = primals, tangents
+    return _distance(*primals), _distance_tangent(rows, top, first, d_rows)
+
+
+@partial(jax.checkpoint, prevent_cse=False)
+def _distance_tangent(rows, top, first, d_rows):
+    d = rows.relative(rows.masked(), top)
     dd = rows.relative_tangent(d, d_rows)
     q, dq = (x.astype(d.dtype) for x in (rows.labels, d_rows.labels))
-    at_top, off = class_numbers(z) == parts.index[..., None], d == -jnp.inf
-    p = exp_nonpositive(rows.relative(z, parts.runner_up))
-    p /= jnp.where(parts.sum_exp == 0, 1, parts.sum_exp)[..., None]
-    of_distance = jnp.where(at_top, parts.elsewhere[..., None], jnp.where(off, 0, -q))
-    distance = jnp.where((q == 0) & off, 0, target[..., None] - d)  # as in multiply_no_nan
-    return Soft(
-        jnp.zeros_like(top),
-        jnp.sum(jnp.where(at_top, dd, 0), -1),
-        jnp.sum(jnp.where(at_top, 0, p) * dd, -1),
-        rows.total(jnp.where(off, 0, dd)) / rows.num_unmasked() if with_mean else None,
-        jnp.sum(of_distance * dd + dq * distance, -1),
-        jnp.sum(dq, -1),
-    )
+    off = d == -jnp.inf
+    elsewhere = _elsewhere(rows.labels, first, d.dtype)[..., None]
+    slope = jnp.where(off, 0, jnp.where(is_label(d, first), elsewhere, -q))
+    distance = jnp.where((q == 0) & off, 0, -d)  # as in multiply_no_nan
+    return jnp.sum(slope * dd + dq * distance, -1)
+
+
+def _elsewhere(q, first, dtype):
+    """Return how much of q is not at the top."""
+    if q.shape[-1] > 1 << 24:  # beyond that a float32 is not exact
+        return jnp.sum(jnp.where(is_label(q, first), 0, q.astype(dtype)), -1)
+    classes = jnp.arange(q.shape[-1], dtype=dtype)
+    q, first, classes = apart(q, first, classes)
+    # Not to 1: that is in another reduction, and as a constant would not be kept apart from it.
+    others = jnp.minimum(4 * jnp.abs(classes - first.astype(dtype)[..., None]), 4)
+    return result(jnp.sum(others * q.astype(dtype), -1)) / 4
