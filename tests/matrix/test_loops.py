@@ -277,6 +277,7 @@ THIRD = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("member", THIRD, ids=[member.name for member in THIRD])
 def test_third_derivatives(member):
     orders = ["".join(order) for order in product("rf", repeat=3)]

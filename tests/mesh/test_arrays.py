@@ -93,6 +93,7 @@ def curvature(x, w, y):
     return jax.jvp(jax.grad(partial(js.linear_loss, weight=w, labels=y)), (x,), (x,))[1]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("context", [nullcontext, jax.set_mesh])
 def test_other_uses_of_an_explicit_mesh(context):
     mesh = mesh_of("Explicit")

@@ -226,6 +226,7 @@ def test_arguments():
         js.verification_rates(X, LABELS.astype(float))
 
 
+@pytest.mark.thorough
 def test_larger_tiles_give_the_same(monkeypatch):
     x = RNG.normal(size=(N, 64)).astype(np.float32)
     expected = rates_of(x, LABELS)
