@@ -11,12 +11,15 @@ it out, and cost a factor of two to four.
 Other backends need none of this.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jsoftmax.core.arguments import with_rank_of
 from jsoftmax.core.by_rows import by_rows
 from jsoftmax.core.dtypes import to_compute_dtype
 from jsoftmax.core.masking import mask_classes
+from jsoftmax.core.varying import vary, varying_zero
 
 
 def largest(z: Array) -> Array:
@@ -31,6 +34,7 @@ def largest(z: Array) -> Array:
     return lax.reduce(z, least, lax.max, (z.ndim - 1,))
 
 
+@jax.jit  # or a call outside of jit would compile each time
 def first_of_largest(z: Array, where: Array | None = None) -> Array:
     """Return the class of each row's largest logit, the first of equal ones; 0 if all are -inf.
 
@@ -41,7 +45,8 @@ def first_of_largest(z: Array, where: Array | None = None) -> Array:
     def least(z, where):
         z = mask_classes(z, where)
         top = largest(apart(z)[0])
-        top, z, classes = apart(top, z, jnp.arange(z.shape[-1], dtype=number))
+        classes = with_rank_of(z, jnp.arange(z.shape[-1], dtype=number))
+        top, z, classes = apart(top, z, classes)
         z = z.astype(number)
         # Large from any difference, the smallest of all included.
         below = jnp.minimum((top.astype(number)[..., None] - z) * much, 2)
@@ -66,6 +71,7 @@ def first_of_largest(z: Array, where: Array | None = None) -> Array:
 
 def apart(*arrays: Array) -> tuple[Array, ...]:
     """Return the arrays as if they were others, for a reduction that shares nothing on a CPU."""
+    arrays = vary(arrays, varying_zero(arrays, jnp.dtype(jnp.float32)))  # as a barrier makes them
     return lax.platform_dependent(*arrays, cpu=_barrier, default=_same)
 
 

@@ -22,7 +22,7 @@ from jsoftmax.core.by_rows import by_rows
 from jsoftmax.core.numerics import multiply_no_nan
 from jsoftmax.core.one_pass import apart, first_of_largest, result
 from jsoftmax.stats.centred import Centred, Rows, is_empty, reduce_centred
-from jsoftmax.stats.labels import is_label
+from jsoftmax.stats.labels import class_numbers, is_label
 
 
 class Soft(NamedTuple):
@@ -41,17 +41,17 @@ def reduce_soft(rows: Rows, *, with_mean: bool) -> Soft:
     found = found._replace(target=jnp.where(is_empty(rows, found.top), 0, found.target))
     (q,) = apart(rows.labels)
     total = jnp.sum(q.astype(found.top.dtype), -1)
-    # The target is 0, but its derivative is that of the largest logit.
-    distance = _distance(rows, found.top, first, total * found.target)
-    return Soft(found, distance, total)
+    return Soft(found, _distance(rows, found.top, first, found.target, total), total)
 
 
 @jax.custom_jvp
-def _distance(rows, top, first, zero):
+def _distance(rows, top, first, target, total):
     """Return the sum of q times the distance to the top, where 0 times infinity is 0.
 
-    `zero` has a derivative that is part of this one: the rule has it with that of the logits.
+    The target is 0, but its derivative is that of the largest logit. In the derivative rule that is
+    part of what goes through the logits.
     """
+    zero = total * target
     given = rows.logits, rows.labels, top, rows.where, rows.temperature
     if rows.where is not None:
         return by_rows(_exactly, _exactly, *given) + zero
@@ -97,19 +97,19 @@ def _with_infinity(logits, labels, top, *more):
 
 @_distance.defjvp
 def _distance_jvp(primals, tangents):
-    (rows, top, first, _), (d_rows, *_) = primals, tangents
-    return _distance(*primals), _distance_tangent(rows, top, first, d_rows)
+    (rows, top, first, target, _), (d_rows, *_) = primals, tangents
+    return _distance(*primals), _distance_tangent(rows, top, first, target, d_rows)
 
 
 @partial(jax.checkpoint, prevent_cse=False)
-def _distance_tangent(rows, top, first, d_rows):
+def _distance_tangent(rows, top, first, target, d_rows):
     d = rows.relative(rows.masked(), top)
     dd = rows.relative_tangent(d, d_rows)
     q, dq = (x.astype(d.dtype) for x in (rows.labels, d_rows.labels))
     off = d == -jnp.inf
     elsewhere = _elsewhere(rows.labels, first, d.dtype)[..., None]
     slope = jnp.where(off, 0, jnp.where(is_label(d, first), elsewhere, -q))
-    distance = jnp.where((q == 0) & off, 0, -d)  # as in multiply_no_nan
+    distance = jnp.where((q == 0) & off, 0, target[..., None] - d)  # as in multiply_no_nan
     return jnp.sum(slope * dd + dq * distance, -1)
 
 
@@ -117,8 +117,7 @@ def _elsewhere(q, first, dtype):
     """Return how much of q is not at the top."""
     if q.shape[-1] > 1 << 24:  # beyond that a float32 is not exact
         return jnp.sum(jnp.where(is_label(q, first), 0, q.astype(dtype)), -1)
-    classes = jnp.arange(q.shape[-1], dtype=dtype)
-    q, first, classes = apart(q, first, classes)
+    q, first, classes = apart(q, first, class_numbers(q, dtype))
     # Not to 1: that is in another reduction, and as a constant would not be kept apart from it.
     others = jnp.minimum(4 * jnp.abs(classes - first.astype(dtype)[..., None]), 4)
     return result(jnp.sum(others * q.astype(dtype), -1)) / 4
