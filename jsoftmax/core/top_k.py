@@ -37,7 +37,7 @@ def _group(n, k):
 
     If it divides n, XLA need not copy the numbers.
     """
-    size = max(8, round((n / k) ** 0.5))
+    size = max(8, round((n / max(k, 1)) ** 0.5))
     near = sorted(range(size // 2, 2 * size), key=lambda other: abs(other - size))
     return next((other for other in near if n % other == 0), size)
 

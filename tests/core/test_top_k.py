@@ -11,7 +11,7 @@ from jsoftmax.core.top_k import top_k
 
 
 @pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize(("n", "k"), [(1300, 1), (1408, 5), (1301, 3), (300, 2)])
+@pytest.mark.parametrize(("n", "k"), [(1300, 1), (1408, 5), (1301, 3), (300, 2), (50, 0)])
 def test_by_groups(n, k, ties):
     x = np.random.default_rng(n).normal(size=(3, 2, n)).astype(np.float32)
     x = np.round(x) if ties else x
