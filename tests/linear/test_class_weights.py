@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import jsoftmax as js
 
-pytestmark = pytest.mark.one_in(10)
+pytestmark = pytest.mark.one_in(16)
 
 X, W, LABELS = head(examples=N, size=D, classes=C)
 LISTS = js.SparseLabels(

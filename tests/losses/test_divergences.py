@@ -14,7 +14,7 @@ from tails import BOUND
 
 import jsoftmax as js
 
-pytestmark = pytest.mark.one_in(8)
+pytestmark = pytest.mark.one_in(13)
 
 
 def second_arguments(classes, where=None):

@@ -121,6 +121,7 @@ def found():
         return jax.device_get(run(FEATURES, WEIGHT, official.CENTERS, LABELS))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ALL)
 def test_loss_and_gradient_of_the_official_code(found, name):
     for got, expected in zip(found[name], PUBLISHED[name], strict=True):

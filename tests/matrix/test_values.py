@@ -26,7 +26,7 @@ from numpy.testing import assert_allclose
 
 import jsoftmax as js
 
-pytestmark = [pytest.mark.optimised, pytest.mark.one_in(3)]
+pytestmark = [pytest.mark.optimised, pytest.mark.one_in(5)]
 
 CLASSES_DTYPES = pytest.mark.parametrize(("classes", "dtype"), CLASSES_AND_DTYPES)
 

@@ -31,7 +31,7 @@ def placed(mesh, sharded):
     return change
 
 
-PARTS = 6
+PARTS = 12
 over_parts = pytest.mark.parametrize("part", range(PARTS))
 
 

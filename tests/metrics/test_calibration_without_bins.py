@@ -74,6 +74,7 @@ def test_debiased_calibration_error(scale):
     )
 
 
+@pytest.mark.thorough
 def test_the_bins_noise_is_subtracted():
     """A calibrated model has a plain error that grows with the bins, and this one not."""
     logits = np.random.default_rng(3).normal(size=(4000, 4)).astype(np.float32) * 2

@@ -102,6 +102,7 @@ def test_a_mask_of_pairs():
     check(rates, *held(X, LABELS, where=np.broadcast_to(mask, (N, M)), **options))
 
 
+@pytest.mark.thorough
 def test_a_mask_of_the_pairs_of_one_set():
     rates = rates_of(X, LABELS, where=SYMMETRIC)
     check(rates, *held(X, LABELS, where=SYMMETRIC))
@@ -182,6 +183,7 @@ def test_zero_embeddings_have_the_cosine_0():
     check(rates_of(x, LABELS), *held(x, LABELS))
 
 
+@pytest.mark.thorough
 def test_one_kind_alone():
     alone = rates_of(X, np.arange(N))
     assert np.isnan(np.append(alone.tar, alone.eer)).all()
@@ -206,9 +208,10 @@ def test_what_is_not_finite_gives_nan():
 
 
 def test_lengths_do_not_matter():
+    x = X + RNG.normal(size=X.shape).astype(np.float32)  # no equal cosines, which rounding parts
     lengths = 10.0 ** RNG.integers(-18, 18, N)
-    got = rates_of(X * np.float32(lengths)[:, None], LABELS)
-    assert_allclose(got.tar, rates_of(X, LABELS).tar, atol=1e-2)
+    got = rates_of(x * np.float32(lengths)[:, None], LABELS)
+    assert_allclose(got.tar, rates_of(x, LABELS).tar, atol=1e-2)
 
 
 def test_arguments():

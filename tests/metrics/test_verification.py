@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 import jsoftmax as js
 from jsoftmax.metrics.trials import accepted, checked_trials
 
-pytestmark = pytest.mark.one_in(8)
+pytestmark = pytest.mark.one_in(13)
 
 RNG = np.random.default_rng(0)
 N = 300

@@ -210,6 +210,7 @@ def test_is_the_formula_on_logits_in_memory(name):
     chex.assert_trees_all_close(found_slopes, expected_slopes, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.thorough
 @over_losses
 @pytest.mark.optimised
 @pytest.mark.slow

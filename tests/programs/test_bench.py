@@ -212,6 +212,7 @@ def test_losses_that_are_not_the_library_s(loss):
     in_blocks_as_held(Problem(6, 4, 11, loss=loss, blocks=2))
 
 
+@pytest.mark.thorough
 @pytest.mark.one_in(4)
 @pytest.mark.parametrize("margin", [name for name in MARGINS if name not in EXACT])
 def test_heads_without_an_exact_answer(margin):

@@ -48,6 +48,7 @@ def test_runs(tmp_path, capsys):
     assert finding(results).split()[0] in printed
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("default")
 def test_ctrl_c_shows_what_is_done(tmp_path, capsys, monkeypatch):
     def trained(task, head, **options):
