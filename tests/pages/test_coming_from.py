@@ -38,7 +38,7 @@ AVERAGES = {
 }
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", AVERAGES)
 def test_averages(page, name):
     mask, sequences = page["mask"], page["sequences"]

@@ -23,7 +23,7 @@ PAGES = [
 
 
 @pytest.mark.slow
-@pytest.mark.one_in(12)
+@pytest.mark.one_in(24)
 @pytest.mark.parametrize("page", [page for page in PAGES if code_of(page).strip()][1:])
 def test_code_runs(page, capsys):
     names_of(page)
