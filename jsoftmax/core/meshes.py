@@ -41,10 +41,12 @@ def on_any_mesh(axes: Callable[[Given], Axes]) -> Callable[[Function], Function]
             given.apply_defaults()
             found = axes(given.arguments)
             auto = _with_auto_axes(mesh)
-            args, options = jax.tree.map(lambda x: _enter(x, auto), (args, options))
-            functions = [x for x in jax.tree.leaves((args, options)) if callable(x)]
-            with jax.sharding.use_abstract_mesh(auto), explaining_closures(*functions):
-                out = function(*args, **options)
+            # Under `vmap` over a sharded axis JAX places an array only on the mesh that is in use.
+            with jax.sharding.use_abstract_mesh(auto):
+                args, options = jax.tree.map(lambda x: _enter(x, auto), (args, options))
+                functions = [x for x in jax.tree.leaves((args, options)) if callable(x)]
+                with explaining_closures(*functions):
+                    out = function(*args, **options)
             return jax.tree.map(lambda x: _place(x, mesh, found), out)
 
         return on_mesh
