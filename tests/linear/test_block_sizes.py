@@ -16,7 +16,8 @@ over_accelerators = pytest.mark.parametrize("platform", ["gpu", "tpu", "cuda"])
     [
         ((64, 1000, 32), (None, None), (64, 1000, True)),  # small: one block
         ((2048, 32000, 512), (None, None), (410, 1600, True)),  # by rows
-        ((512, 100_000, 256), (None, None), (512, 5000, False)),  # by classes
+        ((512, 100_000, 256), (None, None), (512, 4000, False)),  # by classes, in the cache
+        ((4096, 128_256, 4096), (None, None), (4096, 1002, False)),  # enough of them
         ((2048, 32000, 512), (None, 4000), (2048, 4000, False)),
         ((2048, 32000, 512), (512, None), (512, 1600, True)),
         ((2048, 32000, 512), (512, 4000), (512, 4000, True)),
