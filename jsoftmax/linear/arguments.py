@@ -37,12 +37,11 @@ from jsoftmax.margins.form import (
     Margin,
     centers_of,
     changes_others,
+    check_is_margin,
     follows_target,
     has_summary,
-    is_margin,
     normalizes_features,
     normalizes_weight,
-    not_a_margin,
     reads_norm,
 )
 from jsoftmax.margins.partition import combine, numbers_of, partition
@@ -107,8 +106,7 @@ def check_margin(margin: Margin | None, examples: tuple[int, ...], classes: int)
     """
     if margin is None:
         return
-    if not is_margin(margin):
-        raise not_a_margin(margin)
+    check_is_margin(margin)
     unit = normalizes_features(margin) and normalizes_weight(margin)
     for name in ("others", "similarity", "centers"):
         if hasattr(margin, name) and not unit:

@@ -61,7 +61,11 @@ class Margin(Protocol):
       normalize_features: an attribute: whether features become unit vectors; True without.
       normalize_weight: an attribute: whether class vectors do; True without.
 
-    With an argument `norm` a method also gets the norm of the features.
+    With an argument `norm` a method also gets the norm of the features, with an argument `summary`
+    what the margin's method `summary(c_j, c_y)` makes of the cosines `[..., classes]` of the other
+    classes beforehand, such as the largest. That is called with some of the classes at a time, -inf
+    in place of what is no other class, and a method `join(a, b)` makes of the summaries of two sets
+    of classes that of both. They have no gradient.
 
     Source: the form is that of Deng et al., "ArcFace", 2019, arXiv:1801.07698, eq. 4, with the
     other classes changed as in Wang et al., "MV-Softmax", 2019, arXiv:1912.00833, eq. 8.
@@ -187,7 +191,19 @@ def is_margin(x: Any) -> bool:
     return dataclasses.is_dataclass(x) and not isinstance(x, type) and hasattr(x, "target")
 
 
-def not_a_margin(x: Any) -> TypeError:
+def check_is_margin(x: Any) -> None:
+    """Check that this is a margin, and has the methods that go with those that it has."""
+    if not is_margin(x):
+        raise _not_a_margin(x)
+    if has_summary(x) and not hasattr(x, "join"):
+        raise TypeError(
+            f"`margin`: expected a method `join(a, b)` beside `summary`, got {type(x).__name__} "
+            "without. A summary is of some of the classes, and `join` makes of those of two sets "
+            "that of both: for the largest cosine, jnp.maximum(a, b)."
+        )
+
+
+def _not_a_margin(x: Any) -> TypeError:
     """Return the error of what is none, which says what to write instead."""
     name = getattr(x, "__name__", type(x).__name__)
     use = "A margin of your own is a dataclass with a method `target`, see Margin."

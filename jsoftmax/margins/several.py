@@ -18,9 +18,8 @@ from jsoftmax.margins.form import (
     Margin,
     call,
     changes_others,
+    check_is_margin,
     has_summary,
-    is_margin,
-    not_a_margin,
     similarity,
 )
 from jsoftmax.margins.per_example import Number, radians
@@ -93,8 +92,7 @@ def sub_center(margin: Margin, centers: int = 3) -> SubCenter:
     $$\cos\theta_j = \max_k \frac{w_{jk}^\top x}{\|w_{jk}\| \|x\|}$$
 
     Then the margin. Mislabelled and unusual examples gather at vectors of their own, and do not
-    pull
-    at the others: see `nearest_center`.
+    pull at the others: see `nearest_center`.
 
     Args:
       margin: such as `arcface()`, of unit features and class vectors.
@@ -112,7 +110,7 @@ def sub_center(margin: Margin, centers: int = 3) -> SubCenter:
       >>> js.linear_logits(x, w, margin=js.sub_center(js.normface(10.0), 2))
       Array([[8.]], dtype=float32)
     """
-    _check(margin)
+    check_is_margin(margin)
     return SubCenter(margin, static_count("centers", centers, 1))
 
 
@@ -142,13 +140,8 @@ def inter_top_k(margin: Margin, k: int = 5, penalty: Number = 0.06) -> InterTopK
       >>> js.linear_logits(x, w, jnp.array([0]), margin=margin)
       Array([[ 6.   ,  8.559, -8.   ]], dtype=float32)
     """
-    _check(margin)
+    check_is_margin(margin)
     return InterTopK(margin, static_count("k", k, 1), radians("penalty", penalty))
-
-
-def _check(margin):
-    if not is_margin(margin):
-        raise not_a_margin(margin)
 
 
 @on_any_mesh(without_classes("features"))

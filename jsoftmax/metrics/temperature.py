@@ -51,7 +51,7 @@ def fit_temperature(
       factor of 1000 of the typical (geometric mean) gap between the two largest logits, and reaches
       that bound where the minimum is at T = 0, as for logits that are always right, or at T = ∞, as
       for logits no better than chance. 1 if no example is left or all logits are equal. NaN if a
-      label that is not ignored is out of range or a masked class.
+      label that is not ignored is out of range, a masked class, or one with a logit of -inf.
 
     Source: Guo et al., "On calibration of modern neural networks", 2017, arXiv:1706.04599, section
     4.2. Solved in 1/T, in which cross-entropy is convex, as in logistic regression.

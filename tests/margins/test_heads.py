@@ -221,10 +221,18 @@ class Unnormalised(Own):
     normalize_features: bool = dataclasses.field(default=False, metadata={"static": True})
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Summarised(Own):
+    def summary(self, c_j, c_y):
+        return jnp.max(c_j, -1)
+
+
 W = vectors_of(None, C, D)
 WRONG = {
     "no call": (lambda: js.linear_loss(X, W, Y, margin=js.mv_softmax), "Call it"),
     "no target": (lambda: js.linear_loss(X, W, Y, margin=BY_EXAMPLE), "a method `target`"),
+    "no join": (lambda: js.linear_loss(X, W, Y, margin=Summarised()), r"`join\(a, b\)`"),
     "no unit features": (lambda: js.linear_loss(X, W, Y, margin=Unnormalised()), "`others`"),
     "one vector a class": (
         lambda: js.linear_loss(X, W, Y, margin=HEADS["sub_center"]),
