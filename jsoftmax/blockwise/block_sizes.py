@@ -8,7 +8,7 @@ The rule, for N rows, C classes and D features, unless the caller gives the bloc
                      D, if these products would take more than 1 GB. One block, if r >= N
     CPUs             by rows if N > 2 r, blocks of r = max(256, 4/5 D) rows, and within them blocks
                      of classes; else by classes. On CPUs with matrix units for operands of 16 bits
-                     these go by rows from r = 3072 on only
+                     (AMX) these go by rows from r = 3072 on only
     over a mesh      each block of rows is an exchange: then r is at least what gives 2 Mi products
 
     by rows          a block of rows keeps the products of all classes for the gradients
@@ -17,24 +17,29 @@ The rule, for N rows, C classes and D features, unless the caller gives the bloc
     some margins     by rows, since they read the products twice (`summary.py`)
     N is left open   by `jax.export`: by classes, C / 20 in a block
     classes, CPUs    C / 20 in a block, unless it then has less than half a Mi products, or takes
-                     more memory than the weight's gradient. Without matrix units for 16 bits at
-                     most 2 Mi products, but 1,024 classes: then what passes over a block several
-                     times stays in the cache, which makes sub-centers 5% faster
+                     more memory than the weight's gradient. Without AMX at most 2 Mi products, but
+                     1,024 classes: then what passes over a block several times stays in the cache,
+                     which makes sub-centers 5% faster
 
 A block of rows costs a pass over the weight and its gradient, some 20 bytes per element, beside
 6 r operations on it; computing the products again costs a third more operations. So rows are
 better if r is above ten times the operations that a device does in the time of moving a byte.
 
 On CPUs that is 11 for 220 GFLOP/s, a float32 product on two cores as measured, and 60 for 1,200 in
-bfloat16 with matrix units, if memory gives 20 GB/s. Without such units, 16-bit operands are widened
-(`class_block.py`), and the rule is that of float32. Measured on two cores, time of loss and
-gradients by the time of three bare products of the operands' dtype, rows and classes:
+bfloat16 with matrix units, if memory gives 20 GB/s. Without such units the rule is that of float32,
+and 16-bit operands are widened (`class_block.py`), but for those that a CPU multiplies faster than
+float32 all the same (`machine.py`): an AMD EPYC has 200 GFLOP/s in float32 and 400 in bfloat16.
+Measured on two cores, time of loss and gradients by the time of three bare products of the
+operands' dtype, rows and classes:
 
     Intel Xeon, AMX                 2048 x 512 x 32,000   bfloat16   1.09   0.59
     Intel Xeon, AVX-512, no AMX     the same              bfloat16   0.73   0.85
                                     without widening      bfloat16   1.31   1.40
                                     the same              float32    1.08   1.26
                                     1024 x 512 x 16,000   bfloat16   0.76   0.89
+    AMD EPYC (Zen 4), AVX-512       2048 x 512 x 32,000   bfloat16   0.74   0.75
+                                    widened               bfloat16   1.06   1.31
+                                    the same              float32    1.12   1.27
 
 On accelerators it is 330 for an H100 by its data sheet, which makes r 3300. The additions of the
 gradient's blocks become part of the products (beta = 1) if a block has all classes. Measured on an
@@ -98,7 +103,7 @@ def block_sizes(
     by_rows = (
         keep
         or machine.is_accelerator
-        or (rows > 2 * large and (not machine.units_16_bit or large >= 3072))
+        or (rows > 2 * large and (machine.gain <= 2 or large >= 3072))
     )
     save = row_block is not None or (class_block is None and by_rows)
     if row_block is None:
@@ -108,7 +113,7 @@ def block_sizes(
     if class_block is None:
         most = max(_SMALL, classes * features) // row_block
         class_block = classes // 20
-        if not machine.units_16_bit:
+        if machine.gain <= 2:
             class_block = min(class_block, max(_FEW_CLASSES, 4 * _SMALL // row_block))
         class_block = min(max(_SMALL // row_block, class_block), max(1, most))
         if machine.is_accelerator or row_block * classes <= 4 * _SMALL:

@@ -3,9 +3,9 @@
 The same few lines make the forward pass, the backward pass and its derivatives: `logits` from
 products, `reduce` from products to sums relative to a given top.
 
-Operands of 16 bits are multiplied as they are, except where `plan.widen` says otherwise: on a CPU
-without matrix units for them, XLA multiplies bfloat16 at 0.6 of the speed of float32. There a block
-of classes becomes float32 when it is cut, and the features do before any loop.
+Operands of 16 bits are multiplied as they are, except where `plan.widen` says otherwise: on most
+CPUs without matrix units for them, XLA multiplies bfloat16 at 0.6 of the speed of float32. There a
+block of classes becomes float32 when it is cut, and the features do before any loop.
 """
 
 from typing import Any, NamedTuple

@@ -49,7 +49,7 @@ def checked_embeddings(
     x = jnp.where((bad | ignored)[:, None], 0, of_unit_size(x))
     factors = inverse_norm(x).astype(jnp.float32)
     machine = machine_for(x.dtype)
-    if x.dtype.itemsize > 2 or not (machine.is_accelerator or machine.units_16_bit):
+    if x.dtype.itemsize > 2 or not (machine.is_accelerator or machine.gain > 1):
         x, factors = x.astype(jnp.float32) * factors[:, None], None
     labels = jnp.where(fits & ~ignored, labels, NO_CLASS).astype(jnp.int32)
     return Embeddings(x, factors, labels, bad & ~ignored)

@@ -7,7 +7,7 @@ from jsoftmax.blockwise.machine import Machine
 
 pytestmark = pytest.mark.one_in(3)
 
-CPU, UNITS = Machine("cpu"), Machine("cpu", units_16_bit=True)
+CPU, UNITS = Machine("cpu"), Machine("cpu", gain=5)
 over_accelerators = pytest.mark.parametrize("platform", ["gpu", "tpu", "cuda"])
 
 

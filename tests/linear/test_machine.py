@@ -29,15 +29,18 @@ BLOCKS = {
 @pytest.mark.parametrize(
     ("flags", "dtype", "expected"),
     [
-        ("", "bfloat16", False),
-        ("avx512_bf16 avx512_fp16", "bfloat16", False),
-        ("amx_tile amx_bf16", "bfloat16", True),
-        ("amx_tile amx_bf16", "float16", False),
-        ("amx_tile amx_fp16", "float16", True),
-        ("amx_tile amx_bf16 amx_fp16", "float32", False),
+        ("", "bfloat16", 1),
+        ("GenuineIntel avx512_bf16 avx512_fp16", "bfloat16", 1),
+        ("AuthenticAMD avx512_bf16", "bfloat16", 2),
+        ("AuthenticAMD avx512_bf16", "float16", 1),
+        ("AuthenticAMD avx2", "bfloat16", 1),
+        ("amx_tile amx_bf16 avx512_bf16", "bfloat16", 5),
+        ("amx_tile amx_bf16", "float16", 1),
+        ("amx_tile amx_fp16", "float16", 5),
+        ("amx_tile amx_bf16 amx_fp16", "float32", 1),
     ],
 )
-def test_matrix_units_of_a_cpu(flags, dtype, expected, monkeypatch):
+def test_how_fast_a_cpu_multiplies_16_bits(flags, dtype, expected, monkeypatch):
     monkeypatch.setattr(machines, "cpu_flags", lambda: frozenset(flags.split()))
     assert machine_for(jnp.dtype(dtype)) == Machine("cpu", expected)
     with assumed_platform("gpu"):
@@ -47,7 +50,9 @@ def test_matrix_units_of_a_cpu(flags, dtype, expected, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("processor : 0\nflags\t\t: fpu amx_bf16\nflags : other\n", True),
+        ("processor : 0\nflags\t\t: fpu amx_bf16\n\nprocessor : 1\nflags : other\n", True),
+        ("processor : 0\nflags : fpu\n\nprocessor : 1\nflags : amx_bf16\n", False),
+        ("vendor_id : amx_bf16\nmodel name : other\n", True),
         ("processor : 0\nFeatures : bf16\n", False),  # of an Arm processor
         ("\udcff", False),
         ("", False),
