@@ -103,7 +103,7 @@ def block_sizes(
     by_rows = (
         keep
         or machine.is_accelerator
-        or (rows > 2 * large and (machine.gain <= 2 or large >= 3072))
+        or (rows > 2 * large and (not machine.has_matrix_units or large >= 3072))
     )
     save = row_block is not None or (class_block is None and by_rows)
     if row_block is None:
@@ -113,7 +113,7 @@ def block_sizes(
     if class_block is None:
         most = max(_SMALL, classes * features) // row_block
         class_block = classes // 20
-        if machine.gain <= 2:
+        if not machine.has_matrix_units:
             class_block = min(class_block, max(_FEW_CLASSES, 4 * _SMALL // row_block))
         class_block = min(max(_SMALL // row_block, class_block), max(1, most))
         if machine.is_accelerator or row_block * classes <= 4 * _SMALL:

@@ -29,6 +29,11 @@ class Machine(NamedTuple):
         """Whether it is anything but a CPU."""
         return self.platform != "cpu"
 
+    @property
+    def has_matrix_units(self) -> bool:
+        """Whether it is a CPU with matrix units for the operands: AMX."""
+        return self.gain > 2
+
 
 def machine_for(dtype: jnp.dtype) -> Machine:
     """Return the machine for which JAX traces at the moment, for products of this dtype."""
