@@ -92,7 +92,7 @@ def reduce_centred(rows: Rows, *, with_mean: bool) -> Centred:
 def _reduce(with_mean, rows):
     top, others = by_rows(
         lambda *rows: _of_block(Rows(*rows)),
-        lambda *rows: _at_once(Rows(*rows), _off_label_by_floats)[:2],
+        lambda *rows: _at_once(Rows(*rows), _exp_by_floats)[:2],
         *rows,
         one_pass=rows.where is None,
     )
@@ -103,7 +103,7 @@ def _reduce(with_mean, rows):
 def _reduce_jvp(with_mean, primals, tangents):
     # d target = dd_y, d others = sum_j e_j dd_j / sum_j e_j, d mean = sum_j dd_j / count
     (rows,), (d_rows,) = primals, tangents
-    top, others, total = _at_once(rows, _off_label)
+    top, others, total = _at_once(rows, _exp_off_label)
     out = Centred(top, _target(rows, top), others, _mean(rows, top) if with_mean else None)
     target, others, mean = _tangents(rows, top, d_rows)
     target = jnp.where(out.target == -jnp.inf, 0, target)
@@ -117,12 +117,12 @@ def _target(rows, top):
     return rows.relative(at_label(logits, rows.labels)[..., None], top)[..., 0]
 
 
-def _at_once(rows, off_label):
+def _at_once(rows, exp):
     """Return the top, others, and the sum of the exponentials."""
     z = rows.masked()
     top = _top(rows)
     d = rows.relative(z, top)
-    total = jnp.sum(_exp(d, off_label(d, rows.labels)), -1)
+    total = jnp.sum(exp(d, rows.labels), -1)
     return top, _log_of_scaled(total), total
 
 
@@ -187,24 +187,28 @@ def _tangents(rows, top, d_rows):
     d = rows.relative(rows.masked(), top)
     dd = rows.relative_tangent(d, d_rows)
     target = jnp.sum(jnp.where(is_label(d, rows.labels), dd, 0), -1)
-    others = jnp.sum(_exp(d, _off_label(d, rows.labels)) * dd, -1)
+    others = jnp.sum(_exp_off_label(d, rows.labels) * dd, -1)
     return target, others, rows.total(jnp.where(d == -jnp.inf, 0, dd)) / rows.num_unmasked()
 
 
-def _off_label(d, labels):
-    """Return 0 at the label and `_SCALE` without the headroom elsewhere."""
+def _exp_by_floats(d, labels):
+    """Return e without integers (core/one_pass.py); slower where the result is written.
+
+    One minimum takes it to 0 at the label and bounds it elsewhere, by 2^18 and more.
+    """
+    if d.shape[-1] > 1 << 24:  # beyond that a float32 is not exact
+        return _exp_off_label(d, labels)
+    classes, label = class_numbers(d, d.dtype), labels.astype(d.dtype)[..., None]
+    distance = jnp.abs(2.0**18 * classes - 2.0**18 * label)
+    return jnp.minimum(_FACTOR * jnp.exp(d + _HEADROOM), distance)
+
+
+def _exp_off_label(d, labels):
+    """Return e: 0 at the label."""
     if labels.dtype.itemsize < 4:
         labels = labels.astype(jnp.int32)
     distance = jnp.abs(class_numbers(d, labels.dtype) - labels[..., None])
-    return jnp.minimum(distance, 1).astype(d.dtype) * _FACTOR
-
-
-def _off_label_by_floats(d, labels):
-    """Return the same without integers (core/one_pass.py); slower where the result is written."""
-    if d.shape[-1] > 1 << 24:  # beyond that a float32 is not exact
-        return _off_label(d, labels)
-    distance = jnp.abs(class_numbers(d, d.dtype) - labels.astype(d.dtype)[..., None])
-    return jnp.minimum(distance, 1) * _FACTOR
+    return _exp(d, jnp.minimum(distance, 1).astype(d.dtype) * _FACTOR)
 
 
 @jax.custom_jvp
