@@ -70,6 +70,14 @@ def as_logits(logits: ArrayLike, name: str = "logits") -> Array:
     return given
 
 
+def booleans(name: str, x: ArrayLike, meaning: str) -> Array:
+    """Return an array of booleans; `meaning` says what they mean."""
+    x = jnp.asarray(as_given(name, x))
+    if x.dtype != jnp.bool_:
+        raise TypeError(f"`{name}`: expected booleans, {meaning}, got dtype {x.dtype}.")
+    return x
+
+
 def as_labels(labels: ArrayLike, name: str = "labels") -> Array:
     """Return integer labels in a signed dtype that holds any class, or a distribution as it is.
 
@@ -115,8 +123,8 @@ def _checked_labels(labels, name):
     if not (jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)):
         raise TypeError(
             f"`{name}`: expected integers (one class per example) or floats (a distribution over "
-            f"the classes), got dtype {dtype}. Write labels.astype(int) for class numbers, "
-            "labels.astype(float) for one-hot rows."
+            f"the classes), got dtype {dtype}. Write {name}.astype(int) for class numbers, "
+            f"{name}.astype(float) for one-hot rows."
         )
     return labels
 
@@ -136,20 +144,24 @@ def _held_by(dtype, x):
     return jnp.asarray(x, dtype)
 
 
-def integer_labels(labels: ArrayLike, expected: str = "integers", instead: str = "") -> Array:
+def integer_labels(
+    labels: ArrayLike, expected: str = "integers", instead: str = "", name: str = "labels"
+) -> Array:
     """Return integer labels in a signed dtype, or say what to use for a distribution."""
-    labels = as_labels(labels)
-    check_integers(labels, expected, instead)
+    labels = as_labels(labels, name)
+    check_integers(labels, expected, instead, name)
     return labels
 
 
-def check_integers(labels: Array, expected: str = "integers", instead: str = "") -> None:
+def check_integers(
+    labels: Array, expected: str = "integers", instead: str = "", name: str = "labels"
+) -> None:
     """Raise `TypeError` if labels are distributions, and say what to use for these."""
     if is_distribution(labels):
         hint = f" For a distribution over all classes use {instead}." if instead else ""
         raise TypeError(
-            f"`labels`: expected {expected}, got dtype {labels.dtype}. Write labels.astype(int) "
-            f"for class numbers, labels.argmax(-1) for one-hot rows.{hint}"
+            f"`{name}`: expected {expected}, got dtype {labels.dtype}. Write {name}.astype(int) "
+            f"for class numbers, {name}.argmax(-1) for one-hot rows.{hint}"
         )
 
 

@@ -9,7 +9,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import Axis, axes_of_classes, check_broadcasts, normalize_axis
+from jsoftmax.core.arguments import (
+    Axis,
+    axes_of_classes,
+    booleans,
+    check_broadcasts,
+    normalize_axis,
+)
 from jsoftmax.core.dtypes import at_least_16_bits, cast_like, to_compute_dtype
 from jsoftmax.core.numbers import at_least, by_example, is_static
 
@@ -18,11 +24,7 @@ ArrayAxis = Axis
 
 def class_mask(where: ArrayLike, target_shape: tuple[int, ...]) -> Array:
     """Return the class mask `where` as booleans, checked to broadcast against the logits."""
-    where = jnp.asarray(where)
-    if where.dtype != jnp.bool_:
-        raise TypeError(
-            f"`where`: expected booleans, True for a class to keep, got dtype {where.dtype}."
-        )
+    where = booleans("where", where, "True for a class to keep")
     check_broadcasts(
         "where", where, target_shape, "a class mask that broadcasts against the logits"
     )

@@ -40,14 +40,14 @@ def on_any_mesh(axes: Callable[[Given], Axes]) -> Callable[[Function], Function]
             given = signature.bind(*args, **options)
             given.apply_defaults()
             found = axes(given.arguments)
-            auto = _with_auto_axes(mesh)
+            auto, devices = _with_auto_axes(mesh), _devices_of((args, options))
             # Under `vmap` over a sharded axis JAX places an array only on the mesh that is in use.
             with jax.sharding.use_abstract_mesh(auto):
                 args, options = jax.tree.map(lambda x: _enter(x, auto), (args, options))
                 functions = [x for x in jax.tree.leaves((args, options)) if callable(x)]
                 with explaining_closures(*functions):
                     out = function(*args, **options)
-            return jax.tree.map(lambda x: _place(x, mesh, found), out)
+            return jax.tree.map(lambda x: _place(_on_devices(x, devices), mesh, found), out)
 
         return on_mesh
 
@@ -105,6 +105,21 @@ def _mesh_of(tree):
     """Return the mesh with Explicit axes on which an array of the tree lies, or None."""
     arrays = (x for x in jax.tree.leaves(tree) if isinstance(x, Array))
     return next(filter(None, (_explicit(jax.typeof(x).sharding.mesh) for x in arrays)), None)
+
+
+def _devices_of(tree):
+    """Return the mesh of devices on which an array of the tree is known to lie, or None."""
+    arrays = (x for x in jax.tree.leaves(tree) if _mesh_of(x) is not None)
+    return next((x.sharding.mesh for x in arrays if not isinstance(x, jax.core.Tracer)), None)
+
+
+def _on_devices(x, mesh):
+    """Return an array on all devices of a mesh: a result that depends on no argument is on one."""
+    if mesh is None or not isinstance(x, Array) or isinstance(x, jax.core.Tracer):
+        return x
+    if x.sharding.device_set == set(mesh.devices.flat):
+        return x
+    return jax.device_put(x, NamedSharding(mesh, P()))
 
 
 def _closes_over_explicit(function):

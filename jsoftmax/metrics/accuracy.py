@@ -37,7 +37,8 @@ def top_k_accuracy(
 
     Returns:
       A scalar; 0 if no example is left. Among equal logits the lower class ranks first, as in
-      `jnp.argmax` and `jax.lax.top_k`. NaN if a label is out of range and not ignored.
+      `jnp.argmax` and `jax.lax.top_k`. A class that is masked or at -inf is never among the k. NaN
+      if a label is out of range and not ignored.
 
     Source: Russakovsky et al., "ImageNet large scale visual recognition challenge", 2015,
     arXiv:1409.0575, section 4.
@@ -55,10 +56,11 @@ def top_k_accuracy(
     target = at_label(logits, labels)
     z = to_compute_dtype(logits)
     before = class_numbers(z, labels.dtype) < labels[..., None]
-    # "not less" instead of "greater", so that NaN logits rank ahead and never count as correct.
+    # "not less" instead of "greater", so that NaN logits rank ahead.
     ahead = jnp.where(before, ~(z < target[..., None]), ~(z <= target[..., None]))
     rank = jnp.sum(ahead & ~is_label(z, labels), -1)
-    return weighted_mean(cast_like(rank < k, z), weight)
+    right = (rank < k) & (target > -jnp.inf)
+    return weighted_mean(cast_like(right, z), weight)
 
 
 @on_any_mesh(same_everywhere)

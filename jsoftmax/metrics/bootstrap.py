@@ -1,5 +1,6 @@
 """Confidence intervals of any metric, by resampling with weights."""
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -50,7 +51,7 @@ def bootstrap_interval(
       level: how probably the interval should hold the true value.
       num_samples: how many samples are drawn; static.
       groups: `[n]`, integers in [0, num_groups): groups are drawn instead of examples, where those
-        of a group are alike, such as the trials of one person.
+        of a group are alike, such as the trials of one person. An example in none counts nowhere.
       num_groups: how many there are; static.
 
     Returns:
@@ -71,17 +72,27 @@ def bootstrap_interval(
     num_samples = static_count("num_samples", num_samples, 1)
     level = within("level", one_number("level", level), 0, 1)
     held = tuple(map(_held, arrays))
+    if not held or not all(x.ndim for x in held):
+        raise TypeError(
+            f"`arrays`: expected arrays [n, ...] after the metric, got {[x.shape for x in held]}."
+        )
     n = held[0].shape[0]
     check_known("arrays", n, "So many examples are drawn.")
     if (groups is None) != (num_groups is None):
         raise ValueError("`groups` and `num_groups`: expected both or neither.")
     if groups is not None:
-        groups, num_groups = integer_labels(groups), static_count("num_groups", num_groups, 1)
+        groups = integer_labels(groups, name="groups")
+        num_groups = static_count("num_groups", num_groups, 1)
         check_shape("groups", groups, (n,), "an integer for every example")
-    found = _resampled(metric, num_samples, num_groups or n, key, groups, held)
+    found = _resampled(_by_content(metric), num_samples, num_groups or n, key, groups, held)
     ends = jnp.stack([(1 - jnp.asarray(level)) / 2, (1 + jnp.asarray(level)) / 2])
     quantiles = jax.tree.map(lambda x: jnp.nanquantile(x, ends.astype(x.dtype), 0), found)
     return tuple(jax.tree.map(lambda x, i=i: x[i], quantiles) for i in range(2))
+
+
+def _as_float(x):
+    x = jnp.asarray(x)
+    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
 
 
 def _held(x):
@@ -91,11 +102,27 @@ def _held(x):
     return as_labels(given) if jnp.issubdtype(given.dtype, jnp.integer) else given
 
 
+def _by_content(metric):
+    """Return a function and its options, so that one written anew does not compile again."""
+    if isinstance(metric, partial):
+        found = metric.func, metric.args, tuple(metric.keywords.items())
+        with contextlib.suppress(TypeError):  # arrays have no hash
+            hash(found)
+            return found
+    return metric, (), ()
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _resampled(metric, num_samples, n, key, groups, arrays):
+    function, first, options = metric
+
     def one(key):
         drawn = jax.random.randint(key, (n,), 0, n)
         counts = jnp.zeros(n, jnp.float32).at[drawn].add(1)
-        return metric(*arrays, sample_weight=counts if groups is None else counts[groups])
+        if groups is not None:
+            of_group = counts.at[groups].get(mode="clip")
+            counts = jnp.where((groups >= 0) & (groups < n), of_group, 0)
+        found = function(*first, *arrays, sample_weight=counts, **dict(options))
+        return jax.tree.map(_as_float, found)
 
     return lax.map(one, jax.random.split(key, num_samples))

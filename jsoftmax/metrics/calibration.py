@@ -88,7 +88,7 @@ def reliability_curve(
     index = _equal_width(confidence, num_bins)
 
     def per_bin(values):
-        return _bin_sums((weight * values).reshape(-1, 1), index.reshape(-1, 1), num_bins)
+        return bin_sums((weight * values).reshape(-1, 1), index.reshape(-1, 1), num_bins)
 
     total = per_bin(jnp.ones_like(weight))
     return ReliabilityCurve(_per(total, per_bin(confidence)), _per(total, per_bin(right)), total)
@@ -244,7 +244,7 @@ def classwise_calibration_error(
     excess = weight * (cast_like(is_label(p, labels), p) - p)
     classes = p.shape[-1]
     index = _equal_width(p, num_bins) + num_bins * class_numbers(p, jnp.int32)
-    gaps = _bin_sums(as_rows(excess), as_rows(index), num_bins * classes)
+    gaps = bin_sums(as_rows(excess), as_rows(index), num_bins * classes)
     return _per(jnp.sum(weight), jnp.sum(jnp.abs(gaps)))
 
 
@@ -256,7 +256,9 @@ def _probabilities(logits, weight):
 def top_confidence(logits: Array, labels: Array, weight: Array) -> tuple[Array, Array]:
     """Return the probability of the predicted class, and 1 where that is the label, else 0."""
     p = _probabilities(logits, weight)
-    return jnp.max(p, -1), cast_like(lax.argmax(p, p.ndim - 1, labels.dtype) == labels, p)
+    confidence = jnp.max(p, -1)
+    right = (lax.argmax(p, p.ndim - 1, labels.dtype) == labels) & (confidence > 0)
+    return confidence, cast_like(right, p)
 
 
 def _equal_width(p, num_bins):
@@ -264,7 +266,7 @@ def _equal_width(p, num_bins):
     return jnp.clip(jnp.ceil(p * num_bins).astype(jnp.int32) - 1, 0, num_bins - 1)
 
 
-def _bin_sums(values, index, num_bins):
+def bin_sums(values: Array, index: Array, num_bins: int, block: int = 256) -> Array:
     """Return the sum of the values `[examples, k]` in each bin.
 
     They are summed within blocks of examples and then over the blocks: in one long sum of
@@ -272,8 +274,8 @@ def _bin_sums(values, index, num_bins):
     of the gap.
     """
     examples = values.shape[0]
-    blocks = examples // 256 + 1
-    index = index + num_bins * (jnp.arange(examples, dtype=jnp.int32)[:, None] // 256)
+    blocks = examples // block + 1
+    index = index + num_bins * (jnp.arange(examples, dtype=jnp.int32)[:, None] // block)
     sums = jnp.zeros(num_bins * blocks, values.dtype).at[index].add(values)
     return jnp.sum(sums.reshape(blocks, num_bins), 0)
 

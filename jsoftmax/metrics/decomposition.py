@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.core.dtypes import cast_like
+from jsoftmax.core.masking import centred
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere
 from jsoftmax.losses.brier import brier_loss
 from jsoftmax.losses.cross_entropy import cross_entropy
@@ -83,7 +84,7 @@ def loss_decomposition(
     if loss not in ("nll", "brier"):
         raise ValueError(f'`loss`: expected "nll" or "brier", got {loss!r}.')
     z, labels, weight = metric_inputs(logits, labels, where, sample_weight, ignore_index)
-    z = to_compute_dtype(z)
+    z, _ = centred(z, -1, None)
     temperature = fit_temperature(z, labels, sample_weight=weight)
 
     def mean(temperature):

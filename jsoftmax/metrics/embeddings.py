@@ -39,7 +39,7 @@ def checked_embeddings(
     """Return embeddings `[n, D]` with labels `[n]`; without gradient."""
     x = lax.stop_gradient(at_least_16_bits(as_logits(features, name)))
     labels, ignored = labels_and_ignored(labels, ignore_index, labels_name)
-    check_integers(labels)
+    check_integers(labels, name=labels_name)
     check_known(name, x.shape[0], "Blocks are cut to that number.")
     check_shape(name, x, (len(x), *x.shape[-1:]), "embeddings by features")
     check_shape(labels_name, labels, x.shape[:1], "a label for every embedding")

@@ -52,7 +52,7 @@ def verification_accuracy(
       Array([1., 1.], dtype=float32)
     """
     num_folds = static_count("num_folds", num_folds, 1)
-    folds = integer_labels(folds)
+    folds = integer_labels(folds, name="folds")
     scores = checked_scores("scores", scores)
     check_shape("folds", folds, scores.shape, "an integer for every score")
     trials = checked_trials(scores, same, sample_weight)
@@ -79,7 +79,8 @@ def _accuracy(x, same, weight, folds, fold):
     below = lax.cummax(jnp.where(others > 0, x, -jnp.inf), reverse=True)
     below = jnp.append(below[1:], -jnp.inf)[best]
     middle = x[best] / 2 + below / 2
-    threshold = jnp.where(jnp.isfinite(middle), middle, x[best])
+    # Between two neighbours the middle is one of them.
+    threshold = jnp.where(jnp.isfinite(middle) & (middle > below), middle, x[best])
     mine = jnp.where(folds == fold, weight, 0)
     total = jnp.sum(mine)
     right = jnp.sum(jnp.where((x >= threshold) == same, mine, 0))

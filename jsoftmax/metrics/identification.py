@@ -176,4 +176,6 @@ def _thresholds(scores, unknown, far):
     descending = jnp.append(-jnp.sort(-scores), -jnp.inf)
     highest = descending[jnp.stack(most)] if most else jnp.zeros(0, scores.dtype)
     above = wide.from_order_key(wide.order_key(highest) + 1)
+    tiny = jnp.finfo(above.dtype).tiny  # what is smaller may count as 0
+    above = jnp.where((highest >= 0) & (highest < tiny), tiny, above)
     return jnp.where(highest == -jnp.inf, -jnp.inf, above)

@@ -14,6 +14,7 @@ from jsoftmax.metrics.trials import (
     checked_kinds,
     checked_scores,
     checked_weight,
+    counted,
     from_nothing,
     total_of,
     with_nothing,
@@ -84,8 +85,7 @@ def oscr(
     correct, wrong = checked_kinds("correct", correct, x.shape)
     known, wrong_too = checked_kinds("known", known, x.shape)
     weight = checked_weight(sample_weight, x)
-    counts = weight != 0
-    x = jnp.where(counts, x.reshape(-1), -jnp.inf)
+    x, counts = counted(x, weight)
     bad = jnp.any(counts & (jnp.isnan(x) | (known & wrong) | wrong_too))
     none = cast_like(0, weight)
     of_unknown, of_known = jnp.where(known, none, weight), jnp.where(known, weight, none)

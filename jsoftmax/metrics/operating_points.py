@@ -9,8 +9,8 @@ from jax.typing import ArrayLike
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere
 from jsoftmax.core.numbers import at_least, one_number, within
-from jsoftmax.metrics.trials import num_at_most
-from jsoftmax.metrics.verification import verification_curve
+from jsoftmax.metrics.trials import checked_trials, num_at_most, shares, slack
+from jsoftmax.metrics.verification import VerificationCurve, verification_curve
 
 
 @overload
@@ -78,10 +78,10 @@ def tar_at_far(
       >>> js.tar_at_far(scores, same, far=jnp.array([0.1, 0.5]))
       Array([0.5, 1. ], dtype=float32)
     """
-    curve = verification_curve(scores, same, sample_weight=sample_weight)
+    trials = checked_trials(scores, same, sample_weight)
+    curve = VerificationCurve(*shares(trials))
     far = to_compute_dtype(within("far", far, 0, 1)).astype(curve.far.dtype)
-    # A rate that was meant to be equal may be rounded: 3 / 10 and 0.3.
-    most = far * (1 + 4 * float(jnp.finfo(far.dtype).eps))
+    most = far + slack(far, jnp.where(trials.same, 0, trials.weight))
     index = num_at_most(most, curve.far) - 1
     valid = curve.far[-1] + curve.tar[-1] + far  # NaN or not
     rate = curve.tar[index]
@@ -239,7 +239,7 @@ def min_dcf(
     Returns:
       A scalar, at most 1 if it is normalised; and the highest score as a threshold that attains it,
       inf if that rejects everything. NaN if there is no same pair, no different pair, or a score is
-      NaN.
+      NaN; and normalised, if accepting or rejecting everything costs nothing.
 
     Source: NIST 2016 speaker recognition evaluation plan, section 3.1, with the first of
     its two values of p_target.

@@ -72,7 +72,8 @@ def in_blocks(given: Embeddings, side: int) -> Blocks:
 
     def cut(x, value=0):
         widths = [(0, missing)] + [(0, 0)] * (x.ndim - 1)
-        return jnp.pad(x, widths, constant_values=value).reshape(-1, side, *x.shape[1:])
+        blocks = (len(x) + missing) // side
+        return jnp.pad(x, widths, constant_values=value).reshape(blocks, side, *x.shape[1:])
 
     return Blocks(cut(vectors), None if factors is None else cut(factors), cut(labels, NO_CLASS))
 

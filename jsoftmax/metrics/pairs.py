@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax.checks import check_both_kinds
 from jsoftmax.core import wide
-from jsoftmax.core.arguments import check_broadcasts, check_shape
+from jsoftmax.core.arguments import booleans, check_broadcasts, check_shape
 from jsoftmax.core.collectives import MeshAxes, check_bound_axis, num_global, psum
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere
 from jsoftmax.core.numerics import share
@@ -38,7 +38,7 @@ class VerificationRates(NamedTuple):
 
     Args:
       threshold: for each far that was asked for, the lowest at which no more is accepted: a score
-        is accepted if it is at least as large.
+        is accepted if it is at least as large. -1.5, below all cosines, if all may be.
       far: the share of the different pairs that it accepts.
       tar: the share of the same pairs that it accepts.
       eer: the equal error rate, interpolated between two thresholds; None if not asked for.
@@ -137,7 +137,7 @@ def verification_rates(
         others = checked_embeddings("other", other, other_labels, ignore_index, "other_labels")
         check_shape("other", others.x, (len(others.x), given.x.shape[1]), "as many features")
     if where is not None:
-        where = jnp.asarray(where)
+        where = booleans("where", where, "True for a pair to keep")
         columns = num_global(len(others.x), batch_axis)
         check_broadcasts("where", where, (len(given.x), columns), "a boolean for every pair")
         where = where.reshape((1,) * (2 - where.ndim) + where.shape)

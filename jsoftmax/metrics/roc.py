@@ -7,6 +7,7 @@ from jax.typing import ArrayLike
 from jsoftmax.core.dtypes import to_compute_dtype
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere
 from jsoftmax.core.numbers import within
+from jsoftmax.metrics.trials import checked_trials, shares, slack
 from jsoftmax.metrics.verification import verification_curve
 
 
@@ -64,8 +65,9 @@ def fpr_at_tpr(
       >>> js.fpr_at_tpr(jnp.array([0.9, 0.8, 0.7, 0.3]), jnp.array([True, False, True, False]))
       Array(0.5, dtype=float32)
     """
-    _, far, tar = verification_curve(scores, same, sample_weight=sample_weight)
+    trials = checked_trials(scores, same, sample_weight)
+    _, far, tar = shares(trials)
     tpr = to_compute_dtype(within("tpr", tpr, 0, 1)).astype(tar.dtype)
-    least = tpr * (1 - 4 * float(jnp.finfo(tar.dtype).eps))  # a rate meant to be equal is rounded
+    least = tpr - slack(tpr, jnp.where(trials.same, trials.weight, 0))
     index = jnp.argmax(tar >= least[..., None], -1)
     return jnp.where(jnp.isnan(far[-1] + tar[-1] + tpr), jnp.nan, far[index])

@@ -10,7 +10,7 @@ from jsoftmax.core.arguments import check_no_tuple, check_shape
 from jsoftmax.core.dtypes import cast_like, unnarrowed
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere
 from jsoftmax.core.numerics import share
-from jsoftmax.metrics.trials import accepted, checked_scores, checked_weight
+from jsoftmax.metrics.trials import accepted, checked_scores, checked_weight, counted
 
 
 class RiskCoverageCurve(NamedTuple):
@@ -51,8 +51,8 @@ def risk_coverage_curve(
 
     Returns:
       A `RiskCoverageCurve` of arrays `[n]`, by one sort. Equally confident examples are answered
-      together: each has a point, and these are equal. Examples of weight 0 come last. All rates are
-      NaN if a number that counts is.
+      together: each has a point, and these are equal. Examples of weight 0 come last, at the lowest
+      threshold. All rates are NaN if a number that counts is.
 
     Source: Geifman, El-Yaniv, "Selective classification for deep neural networks", 2017,
     arXiv:1705.08500.
@@ -119,9 +119,8 @@ def _sums(confidence, losses, sample_weight):
     losses = checked_scores("losses", given).astype(confidence.dtype)
     check_shape("losses", losses, confidence.shape, "a loss for every confidence")
     weight = cast_like(checked_weight(sample_weight, confidence), confidence)
-    counts = weight != 0
-    confidence = jnp.where(counts, confidence.reshape(-1), -jnp.inf)
+    confidence, counts = counted(confidence, weight)
     losses = jnp.where(counts, losses.reshape(-1), 0)
-    bad = jnp.any(jnp.isnan(confidence))
+    bad = jnp.any(jnp.isnan(confidence) | jnp.isnan(losses))
     threshold, (answered, lost) = accepted(confidence, weight, weight * losses)
     return threshold, *(jnp.where(bad, jnp.nan, x) for x in (lax.cummax(answered), lost))

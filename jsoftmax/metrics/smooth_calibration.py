@@ -8,12 +8,13 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere
-from jsoftmax.metrics.calibration import top_confidence
+from jsoftmax.metrics.calibration import bin_sums, top_confidence
 from jsoftmax.metrics.inputs import metric_inputs
 
 _GRID = 2048  # intervals of [0, 1]
 _SHOWN = 256
 _HALVINGS = 30
+_BLOCK = 4096  # examples that are summed together; a sum for each point of the grid
 
 
 class SmoothReliabilityCurve(NamedTuple):
@@ -137,8 +138,8 @@ def _on_grid(p, values):
     place = jnp.clip(p * _GRID, 0, _GRID)
     low = jnp.minimum(place.astype(jnp.int32), _GRID - 1)
     part = place - low.astype(p.dtype)
-    grid = jnp.zeros(_GRID + 1, p.dtype)
-    return grid.at[low].add(values * (1 - part)).at[low + 1].add(values * part)
+    values = jnp.stack([values * (1 - part), values * part], -1)
+    return bin_sums(values, jnp.stack([low, low + 1], -1), _GRID + 1, _BLOCK)
 
 
 def _spectrum(grid):

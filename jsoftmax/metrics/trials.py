@@ -53,13 +53,22 @@ def checked_weight(sample_weight: ArrayLike | None, like: Array) -> Array:
     return weight.reshape(-1)
 
 
+def counted(x: Array, weight: Array) -> tuple[Array, Array]:
+    """Return numbers `[n]`, and which of them count.
+
+    In place of those of weight 0 stands the least that counts, so that they are no threshold.
+    """
+    x, counts = x.reshape(-1), weight != 0
+    least = jnp.min(jnp.where(counts, x, jnp.inf), initial=jnp.inf)
+    return jnp.where(counts, x, least), counts
+
+
 def checked_trials(scores: ArrayLike, same: ArrayLike, sample_weight: ArrayLike | None) -> Trials:
-    """Return checked trials. Those of weight 0 get a score that is sorted last."""
+    """Return checked trials."""
     x = checked_scores("scores", scores)
     same, wrong = checked_kinds("same", same, x.shape)
     weight = checked_weight(sample_weight, x)
-    counts = weight != 0
-    x = jnp.where(counts, x.reshape(-1), -jnp.inf)
+    x, counts = counted(x, weight)
     check_kinds("same", counts & wrong)
     valid = ~jnp.any(counts & (jnp.isnan(x) | wrong))
     check_both_kinds(jnp.any(counts & same), jnp.any(counts & ~same))
@@ -96,6 +105,17 @@ def num_at_most(values: Array, ascending: Array) -> Array:
     if is_known(ascending.shape[0]):
         return jnp.searchsorted(ascending, values, side="right")
     return jnp.sum(ascending <= values[..., None], -1)
+
+
+def slack(rate: Array, weight: Array) -> Array:
+    """Return by how much a rate that is meant to be equal may be rounded, as 3 / 10 and 0.3.
+
+    It is less than half of the smallest of the weights of which it is a rate.
+    """
+    eps = float(jnp.finfo(rate.dtype).eps)
+    weight = cast_like(weight, rate)
+    least = jnp.min(jnp.where(weight > 0, weight, jnp.inf), initial=jnp.inf)
+    return jnp.minimum(4 * eps * rate, least / jnp.sum(weight) / 2)
 
 
 def from_nothing(sums: Array, total: Array) -> Array:

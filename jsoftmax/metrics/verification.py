@@ -56,8 +56,8 @@ def verification_curve(
 
     Returns:
       A `VerificationCurve` of arrays `[n + 1]`. Equal scores are accepted together: each has a
-      point, and these are equal. Trials of weight 0 come last. `far` is NaN if there is no
-      different pair, `tar` if there is no same pair, and both if a score is NaN.
+      point, and these are equal. Trials of weight 0 come last, at the lowest threshold. `far` is
+      NaN if there is no different pair, `tar` if there is no same pair, both if a score is NaN.
 
     Source: as `roc_curve` of scikit-learn, with `drop_intermediate=False`, which has one point for
     equal scores.
