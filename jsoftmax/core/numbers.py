@@ -23,6 +23,8 @@ def number(value: Any) -> Any:
     """Return a Python number as it is, and anything else as an array of numpy or JAX."""
     if isinstance(value, (int, float, np.generic, np.ndarray, Array)):
         return value
+    if isinstance(value, (list, tuple)) and all(isinstance(x, (int, float)) for x in value):
+        return np.asarray(value)  # which JAX would narrow
     return jnp.asarray(value)
 
 

@@ -3,15 +3,19 @@
 from functools import partial
 from typing import Literal, Unpack, overload
 
+import jax.numpy as jnp
 from jax import Array
 from jax.lax import PrecisionLike
 from jax.typing import ArrayLike
 
+from jsoftmax.core.arguments import check_shape
 from jsoftmax.core.collectives import MeshAxes
 from jsoftmax.core.meshes import on_any_mesh, without_classes
+from jsoftmax.core.numbers import at_least, is_static, within
 from jsoftmax.linear.loss import linear_loss
 from jsoftmax.linear.options import CrossEntropyOptions, WithStats
 from jsoftmax.losses.of_stats import nll
+from jsoftmax.losses.protocol import centred_by, on_centred
 from jsoftmax.margins.form import Margin
 from jsoftmax.stats.labels import SparseLabels
 
@@ -77,8 +81,10 @@ def linear_cross_entropy(
         in float32. A CPU that is slower at that makes blocks of it float32.
       weight: `[classes, features]`, a row per class vector (a Flax `kernel` is its transpose).
       labels: integers `[...]`; or `SparseLabels`, the expected loss over them (not with a margin).
-      label_smoothing: ε in [0, 1], spread evenly over all unmasked classes, the true one included.
-      z_loss: λ >= 0, a penalty on the log-partition function, which keeps logits from drifting.
+      label_smoothing: ε in [0, 1], spread evenly over all unmasked classes, the true one included:
+        a number, or without class weights one for every example `[...]`.
+      z_loss: λ >= 0, a penalty on the log-partition function, which keeps logits from drifting: a
+        number or one for every example `[...]`.
       bias: `[classes]`, added after margin and scale.
       softcap: c > 0, the bound on the size of the logits before the temperature.
       temperature: T > 0, a number or one for every example `[...]`; may be traced, with a gradient.
@@ -127,11 +133,27 @@ def linear_cross_entropy(
       >>> jax.jit(js.linear_cross_entropy)(x, w, jnp.array([0, 1]), label_smoothing=0.1)
       Array(0.4955, dtype=float32)
     """
+    given = {
+        "label_smoothing": within("label_smoothing", label_smoothing, 0, 1),
+        "z_loss": at_least("z_loss", z_loss, 0),
+    }
+    numbers = {name: jnp.asarray(x) for name, x in given.items() if not is_static(x, 0)}
+    by_row = {name: x for name, x in numbers.items() if x.ndim}
+    for name, x in by_row.items():
+        check_shape(name, x, jnp.shape(features)[:-1], "one number, or one for every example")
+    if "label_smoothing" in by_row and class_weight is not None:
+        raise ValueError(
+            "`label_smoothing`: expected one number with class weights, got one for every example. "
+            "On linear_logits, cross_entropy takes both."
+        )
+    # As arrays: another number is not another program.
+    of_all = {name: x for name, x in numbers.items() if not x.ndim}
     return linear_loss(
         features,
         weight,
         labels,
-        partial(nll, label_smoothing=label_smoothing, z_loss=z_loss),
+        partial(_nll_by_row if by_row else nll, **of_all),
+        loss_args=(by_row,) if by_row else (),
         bias=bias,
         softcap=softcap,
         temperature=temperature,
@@ -148,3 +170,10 @@ def linear_cross_entropy(
         class_block=class_block,
         precision=precision,
     )
+
+
+@centred_by(
+    lambda stats, shift, by_row, **of_all: on_centred(nll)(stats, shift, **of_all, **by_row)
+)
+def _nll_by_row(stats, by_row, **of_all):
+    return nll(stats, **of_all, **by_row)

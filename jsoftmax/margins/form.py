@@ -195,6 +195,11 @@ def check_is_margin(x: Any) -> None:
     """Check that this is a margin, and has the methods that go with those that it has."""
     if not is_margin(x):
         raise _not_a_margin(x)
+    if jax.tree_util.all_leaves([x]):
+        raise TypeError(
+            f"`margin`: expected a dataclass that is a pytree, got {type(x).__name__}. Write "
+            "@jax.tree_util.register_dataclass above @dataclasses.dataclass(frozen=True)."
+        )
     if has_summary(x) and not hasattr(x, "join"):
         raise TypeError(
             f"`margin`: expected a method `join(a, b)` beside `summary`, got {type(x).__name__} "

@@ -65,7 +65,7 @@ def npcface(
       t: a factor on the cosines of hard classes.
       a: what is added to them.
       scale: s, a factor on all scores, after the margin.
-      mask_margin: m, which says what is hard.
+      mask_margin: m, in radians, which says what is hard.
 
     Returns:
       A frozen dataclass for `margin=` of a `linear_*` function. For the mean over all classes the
@@ -78,4 +78,6 @@ def npcface(
       >>> js.linear_logits(x, w, jnp.array([0]), margin=js.npcface(scale=10.0))
       Array([[ 0.834, 10.8  ]], dtype=float32)
     """
-    return NPCFace(radians("margin", margin), slope, t, a, scale, mask_margin)
+    return NPCFace(
+        radians("margin", margin), slope, t, a, scale, radians("mask_margin", mask_margin)
+    )

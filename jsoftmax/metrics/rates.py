@@ -31,7 +31,7 @@ def _exact(x):
         return int(x) << 64
     x = x if isinstance(x, np.floating) else np.float32(x)  # of 16 bits, as in bfloat16
     decimal = Fraction(np.format_float_positional(x))
-    rounded = Fraction(float(np.finfo(x.dtype).eps)) / 2
+    rounded = Fraction(float(np.finfo(x.dtype).eps))
     return min(1 << 64, math.ceil(decimal * (1 + rounded) * (1 << 64)))
 
 

@@ -228,8 +228,18 @@ class Summarised(Own):
         return jnp.max(c_j, -1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Unregistered:
+    margin: float = 0.3
+
+    def target(self, c_y):
+        return c_y - self.margin
+
+
 W = vectors_of(None, C, D)
 WRONG = {
+    "no pytree": (lambda: js.linear_loss(X, W, Y, margin=Unregistered()), "register_dataclass"),
+    "no pytree inside": (lambda: js.inter_top_k(Unregistered()), "register_dataclass"),
     "no call": (lambda: js.linear_loss(X, W, Y, margin=js.mv_softmax), "Call it"),
     "no target": (lambda: js.linear_loss(X, W, Y, margin=BY_EXAMPLE), "a method `target`"),
     "no join": (lambda: js.linear_loss(X, W, Y, margin=Summarised()), r"`join\(a, b\)`"),

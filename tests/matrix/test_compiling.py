@@ -85,6 +85,15 @@ def test_another_value_of_a_number_is_not_another_program():
     assert len(compiled) == before
 
 
+@pytest.mark.parametrize("option", ["label_smoothing", "z_loss", "temperature", "softcap"])
+def test_another_number_is_not_another_program(option):
+    for more in ({}, {"class_weight": jnp.ones(C)}):
+        js.linear_cross_entropy(X, W, Y, **{option: 0.25}, **more)
+        before = len(compiled)
+        js.linear_cross_entropy(X, W, Y, **{option: 0.5}, **more)
+        assert len(compiled) == before
+
+
 def test_a_changed_value_is_seen():
     """What is compiled once holds no value that a loss closes over."""
     gamma = {"python": 1.0, "array": jnp.asarray(1.0)}

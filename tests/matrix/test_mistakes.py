@@ -225,6 +225,7 @@ DEGREES = {
     "arcnegface": ("margin", js.arcnegface),
     "mv_softmax": ("margin", partial(js.mv_softmax, target="arcface")),
     "npcface": ("margin", js.npcface),
+    "npcface, hard": ("mask_margin", lambda m: js.npcface(mask_margin=m)),
     "li_arcface": ("margin", js.li_arcface),
     "adaface": ("margin", js.adaface),
     "magface": ("u_margin", partial(js.magface, 0.4)),

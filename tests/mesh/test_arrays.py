@@ -119,6 +119,20 @@ def test_other_uses_of_an_explicit_mesh(context):
         check(curvature, head, ["data"], ["model"], ["data"])
 
 
+@pytest.mark.parametrize("context", [nullcontext, jax.set_mesh])
+def test_results_that_depend_on_no_argument(context):
+    """Outside of jit they are made on one device."""
+    mesh = mesh_of("Explicit")
+    z, x, y = (
+        jax.device_put(GIVEN[name].array, NamedSharding(mesh, P("data")))
+        for name in ("logits", "features", "folds")
+    )
+    with context() if context is nullcontext else context(mesh):
+        assert js.smooth_reliability_curve(z, y).confidence.shape == (257,)
+        assert js.verification_rates(x, y, far=(), eer=True).tar.shape == (0,)
+        assert js.identification_rates(x, y, x, y, far=()).dir.shape == (0,)
+
+
 def test_a_loss_that_closes_over_an_array_on_an_explicit_mesh():
     """JAX has no way to place what it closes over: the error says what to write."""
     mesh = mesh_of("Explicit")

@@ -56,6 +56,16 @@ def test_a_nan_is_never_right():
     assert js.top_k_accuracy(nan, jnp.array([0, 2])) == 0
     one = jnp.array([[jnp.nan, 5.0, 0.0], [1.0, jnp.nan, 3.0]])
     assert js.top_k_accuracy(one, jnp.array([1, 1])) == 0
+    assert js.top_k_accuracy(one, jnp.array([0, 1]), k=3) == 0
+
+
+def test_a_class_that_is_masked_is_never_right():
+    z, y = jnp.array([[3.0, 1.0, 2.0]]), jnp.array([0])
+    for where in (jnp.array([False, True, True]), jnp.zeros(3, bool)):
+        assert js.top_k_accuracy(z, y, where=where) == 0
+        assert js.top_k_accuracy(z, y, k=3, where=where) == 0
+        assert js.top_k_accuracy(jnp.where(where, z, -jnp.inf), y, k=3) == 0
+    assert js.expected_calibration_error(z, y, where=jnp.zeros(3, bool)) == 0
 
 
 @pytest.mark.parametrize("weight", [None, WEIGHT])

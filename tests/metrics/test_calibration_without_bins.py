@@ -99,6 +99,9 @@ def test_loss_decomposition(loss):
     assert_allclose(again.calibration, 0, atol=1e-6)
     with pytest.raises(ValueError, match="`loss`"):
         js.loss_decomposition(LOGITS, LABELS, loss="mae")
+    whole = np.round(3 * LOGITS)
+    got = js.loss_decomposition(whole + 1e6, LABELS, loss=loss)
+    assert_allclose(got, js.loss_decomposition(whole, LABELS, loss=loss), rtol=1e-5)
 
 
 def test_many_examples():
@@ -108,3 +111,11 @@ def test_many_examples():
     expected = np.sqrt(0.001**2 - 0.501 * 0.499 / 299_999)
     assert_allclose(got, expected, rtol=1e-3)
     assert_allclose(js.smooth_calibration_error(jnp.zeros((300_000, 2)), labels), 0.001, rtol=1e-3)
+
+
+def test_more_examples_at_one_confidence_than_float32_adds_up():
+    n = 1 << 22
+    logits = jnp.broadcast_to(jnp.array([4.0, 0.0]), (n, 2))
+    curve = js.smooth_reliability_curve(logits, jnp.asarray(jnp.arange(n) % 4 == 0, int))
+    assert_allclose(curve.bandwidth, 0.2320138, rtol=1e-4)  # of the first 60,000 in float64
+    assert_allclose(curve.accuracy[jnp.argmax(curve.density)], 0.75, rtol=1e-3)

@@ -107,6 +107,13 @@ def test_missing_kinds_of_probes():
     assert np.isnan([*bad.cmc, *bad.dir, *bad.threshold]).all()
 
 
+def test_a_score_of_0_is_not_above_that_of_an_unknown_probe():
+    """The next float32 number is one that may count as 0."""
+    found = js.identification_rates(np.eye(3)[:1], [0], np.eye(3), [0, 0, 3], far=0.0)
+    assert found.dir == 0.5
+    assert found.threshold > 0
+
+
 # --- retrieval ---
 
 
@@ -185,5 +192,7 @@ def test_arguments():
         identify(GALLERY, GALLERY_LABELS, PROBES, PROBE_LABELS[1:])
     with pytest.raises(AssertionError, match="`probes`"):
         identify(GALLERY, GALLERY_LABELS, PROBES[:, 1:], PROBE_LABELS)
+    with pytest.raises(TypeError, match="`gallery_labels`"):
+        identify(GALLERY, GALLERY_LABELS.astype(float), PROBES, PROBE_LABELS)
     with pytest.raises(ValueError, match="`k`"):
         js.identification_rates(GALLERY, GALLERY_LABELS, PROBES, PROBE_LABELS, k=0)

@@ -11,7 +11,9 @@ from jax.sharding import PartitionSpec as P
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jsoftmax as js
+from jsoftmax.core import wide
 from jsoftmax.metrics import pair_tiles, pairs
+from jsoftmax.metrics.rates import allowed, exact_rates
 
 pytestmark = pytest.mark.one_in(8)
 
@@ -227,6 +229,27 @@ def test_arguments():
         js.verification_rates(X, LABELS, where=MASK)
     with pytest.raises(TypeError, match="`labels`"):
         js.verification_rates(X, LABELS.astype(float))
+    with pytest.raises(TypeError, match="`other_labels`"):
+        js.verification_rates(X, LABELS, other=X, other_labels=LABELS.astype(float))
+    with pytest.raises(TypeError, match="`where`"):
+        js.verification_rates(X, LABELS, where=np.ones((N, N), int))
+    with pytest.raises(TypeError, match="`far`"):
+        jax.jit(lambda far: js.verification_rates(X, LABELS, far=far).tar)(0.1)
+
+
+@pytest.mark.parametrize("dtype", [float, np.float32, jnp.float32])
+@pytest.mark.parametrize("pairs", [3, 7, 49, 100, 1000])
+def test_a_rate_is_the_decimal_that_it_is_written_as(dtype, pairs):
+    for k in (0, 1, 2, pairs):
+        (rate,) = exact_rates(dtype(k / pairs))
+        number = wide.wide(jnp.int32(pairs))
+        assert whole(wide.halves(allowed(number, rate))) == k
+
+
+def test_embeddings_without_features_have_the_cosine_0():
+    assert_array_equal(
+        js.verification_rates(np.zeros((4, 0)), [0, 0, 1, 1], far=(0.5, 1)).tar, [0, 1]
+    )
 
 
 @pytest.mark.thorough

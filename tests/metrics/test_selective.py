@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import compiles
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.metrics import roc_auc_score, roc_curve
 
@@ -84,6 +85,9 @@ def test_what_has_no_weight_is_left_out_and_what_is_wrong_is_nan(metric):
     if metric is js.aurc:
         allclose(got, expected)
     assert np.isnan(jax.tree.leaves(metric(hidden[0], LOSSES))[-1]).all()
+    bad = np.where(np.arange(N) == 7, np.nan, LOSSES)
+    for rates in jax.tree.leaves(metric(CONFIDENCE, bad))[-2:]:  # all but the thresholds
+        assert np.isnan(rates).all()
     assert not np.isnan(jax.tree.leaves(metric(CONFIDENCE[:0], LOSSES[:0]))[-1]).any()
     batch = jax.vmap(metric)(np.stack([CONFIDENCE, TIED]), np.stack([LOSSES, LOSSES]))
     allclose(jax.tree.map(lambda x: x[1], batch), metric(TIED, LOSSES))
@@ -153,6 +157,31 @@ def test_groups_are_drawn_as_wholes():
     got = js.bootstrap_interval(jax.random.key(0), mean, x, **options)
     alone = js.bootstrap_interval(jax.random.key(0), mean, jnp.asarray(LOSSES), num_samples=500)
     allclose(got, alone)
+
+
+def test_what_is_in_no_group_counts_nowhere():
+    groups = np.append(np.arange(N), [-1, N])
+    x = jnp.append(jnp.asarray(LOSSES), jnp.array([1e6, 1e6]))
+    options = {"num_samples": 100, "groups": groups, "num_groups": N}
+    got = js.bootstrap_interval(jax.random.key(0), mean, x, **options)
+    allclose(got, js.bootstrap_interval(jax.random.key(0), mean, x[:N], num_samples=100))
+
+
+def test_metrics_that_are_counts_or_written_anew():
+    def total(x, sample_weight, least):
+        return jnp.sum((x > least).astype(int) * sample_weight.astype(int))
+
+    def interval(least):
+        metric = partial(total, least=least)
+        return js.bootstrap_interval(jax.random.key(0), metric, jnp.arange(9.0), num_samples=9)
+
+    assert_array_equal(interval(-1), [9, 9])
+    assert compiles(lambda: interval(-1)) == 0
+    for arrays in ((), (1.0,)):
+        with pytest.raises(TypeError, match="`arrays`"):
+            js.bootstrap_interval(jax.random.key(0), js.auroc, *arrays)
+    with pytest.raises(TypeError, match=r"`groups`.*groups\.astype"):
+        js.bootstrap_interval(jax.random.key(0), mean, LOSSES, groups=LOSSES, num_groups=N)
 
 
 def test_samples_without_a_kind_are_left_out():

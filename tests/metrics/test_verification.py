@@ -90,6 +90,27 @@ def test_a_rate_that_is_met_exactly_is_met():
         assert (scores[~same] >= threshold).sum() == k
 
 
+def test_of_millions_of_pairs_none_too_many_is_accepted():
+    """There a rounding of the rate is worth several pairs."""
+    n = 1 << 23
+    scores, same = jnp.append(jnp.arange(n, dtype=jnp.float32), -1), jnp.arange(n + 1) == n
+    _, threshold = js.tar_at_far(scores, same, far=0.5, return_threshold=True)
+    assert threshold == n / 2
+    other = jnp.append(scores[:n], n / 2 + 0.5)  # above the last of the pairs that are needed
+    assert js.fpr_at_tpr(other, ~same, tpr=0.5) == 1
+
+
+@pytest.mark.parametrize(
+    "metric", [partial(js.tar_at_far, far=1.0), js.equal_error_rate, js.min_dcf]
+)
+def test_what_has_no_weight_is_no_threshold(metric):
+    scores, same = jnp.array([0.3, 0.8, 0.7, 0.1]), jnp.array([1, 0, 1, 0])
+    given = {"sample_weight": jnp.array([1.0, 1.0, 1.0, 0.0]), "return_threshold": True}
+    assert np.isin(metric(scores, same, **given)[1], np.float32([np.inf, 0.8, 0.7, 0.3]))
+    curve = js.verification_curve(SCORES, SAME, sample_weight=WEIGHT)
+    assert np.isin(curve.threshold[1:], SCORES[WEIGHT > 0]).all()
+
+
 @over_trials
 @over_weights
 def test_equal_error_rate(scores, weight):
@@ -273,6 +294,13 @@ def test_infinite_scores_are_scores():
     scores = np.where(SAME, np.inf, -np.inf)
     assert js.auroc(scores, SAME) == 1
     assert_array_equal(js.verification_accuracy(scores, SAME, np.arange(N) % 10), 1)
+
+
+def test_the_middle_between_two_neighbours_is_one_of_them():
+    low = np.float32(1)
+    scores = np.array([np.nextafter(low, np.float32(2)), low] * 2)
+    found = js.verification_accuracy(scores, [1, 0, 1, 0], np.array([0, 0, 1, 1]), num_folds=2)
+    assert_array_equal(found, 1)
 
 
 def test_counts_beyond_what_float32_counts_in_ones():
