@@ -147,6 +147,11 @@ def smoothed(features, weight, labels, number):
     return js.linear_cross_entropy(features, weight, labels, label_smoothing=number)
 
 
+def smoothed_by_example(features, weight, labels, losses):
+    options = {"label_smoothing": jnp.square(jnp.asarray(losses, float)) / 4, "z_loss": 0.1}
+    return js.linear_cross_entropy(features, weight, labels, **options)
+
+
 def masked(logits, labels, where, **options):
     return js.cross_entropy(logits, labels, where=where, **options)
 
@@ -369,6 +374,7 @@ CALLS = [
     call("linear_loss: per example", js.linear_loss, HEAD, 2, reduction=None),
     call("linear_loss shift_invariant", js.linear_loss, HEAD, 2, loss=hinge),
     call("linear_cross_entropy: a traced number", smoothed, f"{HEAD} number", 2),
+    call("linear_cross_entropy: by example", smoothed_by_example, f"{HEAD} losses", 2),
     call("linear_loss SparseLabels", linear_on_lists, "features weight indices probs", 2),
     call(
         "linear_cross_entropy",

@@ -58,7 +58,7 @@ def to_global_labels(labels: Array, num_local: int, axes: MeshAxes) -> Array:
 
 
 def num_global(num_local: int, axes: MeshAxes) -> int:
-    """Return how many classes all devices have."""
+    """Return how many rows all devices have, of classes or of anything else."""
     return num_local if axes is None else num_local * lax.axis_size(axes)
 
 

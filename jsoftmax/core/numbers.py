@@ -56,7 +56,8 @@ def like_examples(name: str, value: Any, x: Array) -> Array:
     """Return a number in the dtype of `x`, whose shape is that of the examples."""
     value = number(value)
     if jnp.ndim(value):
-        check_shape(name, jnp.asarray(value), x.shape, "one number, or one for every example")
+        use = "" if x.shape else "In a linear head what goes by example goes through `loss_args`."
+        check_shape(name, jnp.asarray(value), x.shape, "one number, or one for every example", use)
     return cast_like(value, x)
 
 

@@ -143,6 +143,12 @@ def share(part: Array, whole: Array) -> Array:
     return jnp.where(some & (part == whole), 1, part / jnp.where(some, whole, jnp.nan))
 
 
+def per(total: Array, weight: Array) -> Array:
+    """Return `total / weight`, 0 where there is no weight."""
+    none = weight == 0
+    return jnp.where(none, 0, total / jnp.where(none, 1, weight))
+
+
 def log_or_neg_inf(x: Array) -> Array:
     """Return the logarithm of x >= 0, -inf with derivative 0 at 0."""
     empty = x == 0

@@ -1,8 +1,6 @@
-"""The arguments of the linear functions: checked, flattened, weighed, and made into a plan.
+"""The head of the linear functions, checked, and the plan by which the engine evaluates it.
 
-What a user gave becomes `Examples`, with the leading axes as one, and a `Head`; see
-blockwise/types.py. What an example of sample weight 0 holds, be it NaN, must not reach a gradient:
-it is neutralised here.
+What goes by example is in examples.py; `Head` and `Plan` are in blockwise/types.py.
 """
 
 from functools import partial
@@ -68,7 +66,9 @@ def checked_head(
     if (count := centers_of(margin)) is not None:
         meaning, centers = "classes by centers by features", (count,)
     expected = weight.shape[:1] + centers + features.shape[-1:]
-    check_shape(f"{whose}weight", weight, expected, meaning, weight_instead(features, weight))
+    check_shape(
+        f"{whose}weight", weight, expected, meaning, weight_instead(features, weight, centers)
+    )
     classes = weight.shape[:1]
     if not weight.shape[0]:
         raise AssertionError(f"`{whose}weight`: expected at least one class, got {weight.shape}.")
@@ -92,8 +92,10 @@ def checked_head(
     return features, Head(weight, bias, where, sound, softcap, margin=margin)
 
 
-def weight_instead(features: Array, weight: Array) -> str:
+def weight_instead(features: Array, weight: Array, centers: tuple[int, ...] = ()) -> str:
     """Say what to write for a weight of the wrong shape."""
+    if centers and weight.ndim == 2:
+        return "Of one vector a class write weight[:, None], and sub_center(margin, 1)."
     if weight.ndim == 2 and weight.shape[0] == features.shape[-1]:
         return "Of a kernel, features by classes as in Flax, write kernel.T."
     return "The arguments are features, weight, labels."

@@ -28,7 +28,7 @@ from jsoftmax.core.dtypes import sum_dtype
 from jsoftmax.core.masking import as_rows
 from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numbers import like_examples, within
-from jsoftmax.core.numerics import multiply_no_nan
+from jsoftmax.core.numerics import multiply_no_nan, per
 from jsoftmax.linear.arguments import checked_head, checked_precision
 from jsoftmax.linear.examples import temperature_by_row
 from jsoftmax.losses.of_two_logits import DIVERGENCES, Divergence
@@ -204,8 +204,7 @@ def linear_distillation_loss(
         return losses if both is None else local_rows(losses, both)
     if reduction == "mean":
         count = psum(jnp.sum(pairs.weights), batch_axis)
-        weights = pairs.weights / jnp.where(count == 0, 1, count)
-        pairs = pairs._replace(weights=jnp.where(count == 0, 0, weights))
+        pairs = pairs._replace(weights=per(pairs.weights, count))
     return psum(compared_sum(plan, pairs, heads), batch_axis)
 
 

@@ -28,7 +28,7 @@ from jsoftmax.core.collectives import (
 )
 from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numbers import number
-from jsoftmax.core.numerics import multiply_no_nan
+from jsoftmax.core.numerics import multiply_no_nan, per
 from jsoftmax.linear.arguments import average_class_weight, checked_head, make_plan, unflatten
 from jsoftmax.linear.examples import checked_examples, weigh
 from jsoftmax.linear.options import LinearLossOptions, WithStats
@@ -251,7 +251,7 @@ def linear_loss(
     else:
         if reduction == "mean":
             count = psum(jnp.sum(counts), batch_axis)
-            weights = jnp.where(count == 0, 0, weights / jnp.where(count == 0, 1, count))
+            weights = per(weights, count)
         result, (_, stats) = weighted_sum(plan, examples._replace(weights=weights), head)
         result = psum(result, batch_axis)
     if not return_stats:

@@ -11,7 +11,7 @@ from jsoftmax.core.arguments import as_logits, normalize_axis
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.meshes import like, on_any_mesh
 from jsoftmax.core.numbers import by_example, class_counts_like, one_number, within
-from jsoftmax.core.numerics import expm1
+from jsoftmax.core.numerics import expm1, per
 
 
 @on_any_mesh(like("logits"))
@@ -90,4 +90,4 @@ def class_balanced_weights(class_counts: ArrayLike, *, beta: ArrayLike = 0.9999)
     some = n != 0
     weight = jnp.where(some, 1 / jnp.where(some, effective, 1), 0)
     total = jnp.sum(weight)
-    return weight * jnp.sum(some, dtype=n.dtype) / jnp.where(total == 0, 1, total)
+    return per(weight * jnp.sum(some, dtype=n.dtype), total)

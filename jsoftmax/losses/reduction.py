@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jsoftmax.core.arguments import check_shape
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere
-from jsoftmax.core.numerics import multiply_no_nan
+from jsoftmax.core.numerics import multiply_no_nan, per
 
 Reduction = Literal["mean", "sum"] | None
 
@@ -61,7 +61,7 @@ def weighted_mean(
     total, count = jnp.sum(multiply_no_nan(weight, losses)), jnp.sum(weight)
     if axis_name is not None:
         total, count = lax.psum((total, count), axis_name)
-    return jnp.where(count == 0, 0, total / jnp.where(count == 0, 1, count))
+    return per(total, count)
 
 
 def check_reduction(reduction: Reduction) -> None:
@@ -127,4 +127,4 @@ def reduce_losses(
     if not factors:
         return total / max(losses.size, 1)
     count = jnp.sum(reduce(jnp.multiply, factors))
-    return jnp.where(count == 0, 0, total / jnp.where(count == 0, 1, count))
+    return per(total, count)

@@ -65,7 +65,8 @@ class Margin(Protocol):
     what the margin's method `summary(c_j, c_y)` makes of the cosines `[..., classes]` of the other
     classes beforehand, such as the largest. That is called with some of the classes at a time, -inf
     in place of what is no other class, and a method `join(a, b)` makes of the summaries of two sets
-    of classes that of both. They have no gradient.
+    of classes that of both. They have no gradient. A cosine may be rounded differently in the two
+    calls: compare with what lies between two of them, not for equality.
 
     Source: the form is that of Deng et al., "ArcFace", 2019, arXiv:1801.07698, eq. 4, with the
     other classes changed as in Wang et al., "MV-Softmax", 2019, arXiv:1912.00833, eq. 8.

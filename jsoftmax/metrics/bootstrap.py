@@ -1,4 +1,4 @@
-"""Confidence intervals of any metric, by resampling with weights."""
+"""Confidence intervals of any metric that takes weights, by resampling with these."""
 
 import contextlib
 from collections.abc import Callable

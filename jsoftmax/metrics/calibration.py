@@ -17,6 +17,7 @@ from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.masking import as_rows
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere
 from jsoftmax.core.numbers import static_count
+from jsoftmax.core.numerics import per
 from jsoftmax.losses.reduction import weighted_mean
 from jsoftmax.maps.softmax import softmax
 from jsoftmax.metrics.inputs import metric_inputs
@@ -91,7 +92,7 @@ def reliability_curve(
         return bin_sums((weight * values).reshape(-1, 1), index.reshape(-1, 1), num_bins)
 
     total = per_bin(jnp.ones_like(weight))
-    return ReliabilityCurve(_per(total, per_bin(confidence)), _per(total, per_bin(right)), total)
+    return ReliabilityCurve(per(per_bin(confidence), total), per(per_bin(right), total), total)
 
 
 @explaining_calls
@@ -193,7 +194,7 @@ def adaptive_calibration_error(
     )
     edges = jnp.linspace(0, mass[-1], num_bins + 1, dtype=mass.dtype)
     gaps = jnp.diff(jnp.interp(edges, mass, excess))
-    return _per(mass[-1], jnp.sum(jnp.abs(gaps)))
+    return per(jnp.sum(jnp.abs(gaps)), mass[-1])
 
 
 @on_any_mesh(same_everywhere)
@@ -245,7 +246,7 @@ def classwise_calibration_error(
     classes = p.shape[-1]
     index = _equal_width(p, num_bins) + num_bins * class_numbers(p, jnp.int32)
     gaps = bin_sums(as_rows(excess), as_rows(index), num_bins * classes)
-    return _per(jnp.sum(weight), jnp.sum(jnp.abs(gaps)))
+    return per(jnp.sum(jnp.abs(gaps)), jnp.sum(weight))
 
 
 def _probabilities(logits, weight):
@@ -278,8 +279,3 @@ def bin_sums(values: Array, index: Array, num_bins: int, block: int = 256) -> Ar
     index = index + num_bins * (jnp.arange(examples, dtype=jnp.int32)[:, None] // block)
     sums = jnp.zeros(num_bins * blocks, values.dtype).at[index].add(values)
     return jnp.sum(sums.reshape(blocks, num_bins), 0)
-
-
-def _per(weight, total):
-    """Return `total / weight`, 0 where there is no weight."""
-    return total / jnp.where(weight == 0, 1, weight)

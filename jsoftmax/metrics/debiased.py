@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere
 from jsoftmax.core.numbers import static_count
-from jsoftmax.core.numerics import safe_sqrt
+from jsoftmax.core.numerics import per, safe_sqrt
 from jsoftmax.metrics.calibration import top_confidence
 from jsoftmax.metrics.inputs import metric_inputs
 from jsoftmax.metrics.trials import accepted
@@ -65,8 +65,7 @@ def debiased_calibration_error(
     middle = (reached[0] - sums[:, 0] / 2) / some
     index = jnp.clip((middle * num_bins).astype(jnp.int32), 0, num_bins - 1)
     n, right, excess = jax.ops.segment_sum(sums, index, num_bins).T
-    size = jnp.where(n == 0, 1, n)
-    accuracy, gap = right / size, excess / size
+    accuracy, gap = per(right, n), per(excess, n)
     noise = jnp.where(n > 1, accuracy * (1 - accuracy) / jnp.where(n > 1, n - 1, 1), 0)
     square = jnp.sum(n / some * (jnp.square(gap) - noise))
     return safe_sqrt(jnp.where(total == 0, 0, square))

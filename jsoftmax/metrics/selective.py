@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jsoftmax.core.arguments import check_no_tuple, check_shape
 from jsoftmax.core.dtypes import cast_like, unnarrowed
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere
-from jsoftmax.core.numerics import share
+from jsoftmax.core.numerics import per, share
 from jsoftmax.metrics.trials import accepted, checked_scores, checked_weight, counted
 
 
@@ -65,7 +65,7 @@ def risk_coverage_curve(
     threshold, answered, lost = _sums(confidence, losses, sample_weight)
     total = jnp.max(answered, initial=0)
     coverage = jnp.where(total == 0, 0, share(answered, total))
-    return RiskCoverageCurve(threshold, coverage, lost / jnp.where(answered == 0, 1, answered))
+    return RiskCoverageCurve(threshold, coverage, per(lost, answered))
 
 
 @on_any_mesh(same_everywhere)
@@ -107,7 +107,7 @@ def aurc(
     weight = jnp.diff(answered) / total
     if generalized:
         return jnp.sum(weight * (lost[1:] + lost[:-1])) / (2 * total)
-    return jnp.sum(weight * lost[1:] / jnp.where(answered[1:] == 0, 1, answered[1:]))
+    return jnp.sum(weight * per(lost[1:], answered[1:]))
 
 
 def _sums(confidence, losses, sample_weight):

@@ -8,6 +8,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere
+from jsoftmax.core.numerics import per
 from jsoftmax.metrics.calibration import bin_sums, top_confidence
 from jsoftmax.metrics.inputs import metric_inputs
 
@@ -121,7 +122,7 @@ def smooth_reliability_curve(
     )
     some = density > 1e-6 * total
     accuracy = jnp.where(some, rights / jnp.where(some, density, 1), 0)
-    density = density / jnp.where(total == 0, 1, total)
+    density = per(density, total)
     shown = slice(None, None, _GRID // _SHOWN)
     confidence = jnp.linspace(0, 1, _SHOWN + 1, dtype=p.dtype)
     return SmoothReliabilityCurve(confidence, accuracy[shown], density[shown], bandwidth)
@@ -161,8 +162,7 @@ def _smoothed(spectrum, width):
 @jax.jit
 def _bandwidth(residuals, weight):
     """Return σ for which the smoothed error is σ, by bisection: the error falls with σ."""
-    total = jnp.sum(weight)
-    residuals = residuals / jnp.where(total == 0, 1, total)
+    residuals = per(residuals, jnp.sum(weight))
     spectrum = _spectrum(residuals)
 
     def error(width):

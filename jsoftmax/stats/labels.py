@@ -85,7 +85,8 @@ def check_sparse_labels(labels: Any, examples: tuple[int, ...]) -> tuple[Array, 
     if not is_distribution(probs):
         raise TypeError(f"`labels.probs`: expected floats, got dtype {probs.dtype}.")
     meaning = "a list of classes for every example"
-    check_shape("labels.indices", indices, (*examples, *indices.shape[-1:]), meaning)
+    listed = indices.shape[-1] if indices.ndim == len(examples) + 1 else None
+    check_shape("labels.indices", indices, (*examples, listed), meaning)
     check_shape("labels.probs", probs, indices.shape, "a probability for every listed class")
     return indices, probs
 

@@ -40,6 +40,7 @@ from jsoftmax.core.numerics import (
     exp_nonpositive,
     log_or_neg_inf,
     multiply_no_nan,
+    per,
     softplus,
     times_exp,
 )
@@ -138,7 +139,7 @@ def _weighted_mean(of):
     of_label = jnp.where(of.unmasked, of.of_label, 0)
     total = of.sums["weighted"] + of.sums["weight"] * of.top + multiply_no_nan(of_label, of.target)
     weight = of.sums["weight"] + of_label
-    return total / jnp.where(weight == 0, 1, weight)
+    return per(total, weight)
 
 
 def _entropy(of):

@@ -20,6 +20,13 @@ OPTIONS = {
     "where": {"where": KEEP, "label_smoothing": 0.2},
     "weights": {"sample_weight": jnp.array([1, 0, 2, 1, 3]), "class_weight": jnp.arange(C)},
     "ignore": {"ignore_index": 3, "class_weight": jnp.linspace(1, 2, C)},
+    "by example": {
+        "label_smoothing": jnp.linspace(0, 0.5, N),
+        "z_loss": jnp.linspace(0.2, 0, N),
+        "bias": BIAS,
+        "ignore_index": 3,
+    },
+    "by example, weighted": {"z_loss": jnp.linspace(0.2, 0, N), "class_weight": jnp.arange(C)},
     "everything": {
         "bias": BIAS,
         "softcap": 2.0,

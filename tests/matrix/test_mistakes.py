@@ -276,6 +276,23 @@ def test_weights_of_classes_in_a_dictionary(head):
         head(*([Z, Y] if head is js.cross_entropy else [W, Y]), class_weight={0: 1.0})
 
 
+def test_numbers_by_example_of_a_linear_head():
+    smoothed = partial(js.linear_cross_entropy, X, W, Y)
+    with says("`label_smoothing`: one number, or one for every example: expected shape"):
+        smoothed(label_smoothing=np.zeros(len(Y) + 1))
+    with says("`label_smoothing`: expected one number with class weights", "linear_logits"):
+        smoothed(label_smoothing=np.zeros(len(Y)), class_weight=np.ones(len(W)))
+    with says("`gamma`: one number", "goes through `loss_args`"):
+        js.linear_loss(X, W, Y, partial(js.focal, gamma=np.zeros(len(Y))))
+
+
+def test_shapes_of_a_linear_head():
+    with says("`weight`: ", "write weight[:, None], and sub_center(margin, 1)"):
+        js.linear_loss(X, W, Y, margin=js.sub_center(js.arcface()))
+    with says("`labels.indices`: ", f"expected shape ({len(Y)}, None), got ({len(Y)},)"):
+        js.linear_loss(X, W, js.SparseLabels(Y, np.ones(len(Y))))
+
+
 # Of given values only, and so under `checked`.
 CHECKED = {name: partial(f, labels=Y) for name, f in ON_LOGITS.items()}
 del CHECKED["top_k_accuracy"]  # probabilities are in the same order
