@@ -213,12 +213,15 @@ def _message(name, got, expected, meaning):
 def axes_of_classes(axis: Axis) -> tuple[int, ...]:
     """Return one axis, or several, as a tuple of Python integers."""
     try:
-        return tuple(map(operator.index, axis if isinstance(axis, tuple) else (axis,)))
+        axes = tuple(map(operator.index, axis if isinstance(axis, tuple) else (axis,)))
     except TypeError as wrong:
         raise TypeError(
             f"`axis`: expected an integer, or a tuple of integers where several are allowed, got "
             f"{axis!r}. {BY_NAME}"
         ) from wrong
+    if not axes:
+        raise ValueError("`axis`: expected at least one axis, got ().")
+    return axes
 
 
 def normalize_axis(name: str, x: Array, axis: int) -> int:

@@ -44,8 +44,9 @@ def masked_logits(logits: Array, axis: ArrayAxis, where: ArrayLike | None) -> Ar
 
 
 def _masked(logits, axis, where):
-    for one in axes_of_classes(axis):
-        normalize_axis("logits", logits, one)
+    axes = [normalize_axis("logits", logits, one) for one in axes_of_classes(axis)]
+    if len({*axes}) < len(axes):
+        raise ValueError(f"`axis`: expected different axes, got {axis}.")
     return mask_classes(at_least_16_bits(logits), where)
 
 

@@ -19,13 +19,17 @@ from jsoftmax.core.arguments import Axis, axes_of_classes, check_shape
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 
 
-def number(value: Any) -> Any:
+def number(value: Any, name: str = "") -> Any:
     """Return a Python number as it is, and anything else as an array of numpy or JAX."""
     if isinstance(value, (int, float, np.generic, np.ndarray, Array)):
         return value
     if isinstance(value, (list, tuple)) and all(isinstance(x, (int, float)) for x in value):
         return np.asarray(value)  # which JAX would narrow
-    return jnp.asarray(value)
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as wrong:
+        what = f"`{name}`: expected a number" if name else "expected a number"
+        raise TypeError(f"{what}, got {type(value).__name__}.") from wrong
 
 
 def by_example(name: str, value: Any, shape: tuple[int, ...], axis: Axis = -1) -> Any:
@@ -35,7 +39,7 @@ def by_example(name: str, value: Any, shape: tuple[int, ...], axis: Axis = -1) -
     the logits with size 1 on these axes, and elsewhere the size of the examples or 1. The first
     goes before the second, and anything else is an error: nothing else broadcasts.
     """
-    value = number(value)
+    value = number(value, name)
     if not jnp.ndim(value):
         return value
     axes = {one % len(shape) for one in axes_of_classes(axis)}
@@ -54,7 +58,7 @@ def by_example(name: str, value: Any, shape: tuple[int, ...], axis: Axis = -1) -
 
 def like_examples(name: str, value: Any, x: Array) -> Array:
     """Return a number in the dtype of `x`, whose shape is that of the examples."""
-    value = number(value)
+    value = number(value, name)
     if jnp.ndim(value):
         use = "" if x.shape else "In a linear head what goes by example goes through `loss_args`."
         check_shape(name, jnp.asarray(value), x.shape, "one number, or one for every example", use)
@@ -63,7 +67,7 @@ def like_examples(name: str, value: Any, x: Array) -> Array:
 
 def one_number(name: str, value: Any) -> ArrayLike:
     """Return a number that is one for all."""
-    value = number(value)
+    value = number(value, name)
     if jnp.ndim(value):
         check_shape(name, jnp.asarray(value), (), "one number for all examples")
     return value
@@ -71,7 +75,7 @@ def one_number(name: str, value: Any) -> ArrayLike:
 
 def at_least(name: str, value: Any, bound: float, *, strict: bool = False) -> ArrayLike:
     """Return a number: `ValueError` if it is known to lie below `bound`, NaN if it is traced."""
-    value = number(value)
+    value = number(value, name)
 
     def fits(x):
         return x > bound if strict else x >= bound
@@ -81,7 +85,7 @@ def at_least(name: str, value: Any, bound: float, *, strict: bool = False) -> Ar
 
 def at_most(name: str, value: Any, bound: float) -> ArrayLike:
     """Return a number: `ValueError` if it is known to lie above `bound`, NaN if it is traced."""
-    return _fitting(name, number(value), lambda x: x <= bound, f"<= {bound:g}")
+    return _fitting(name, number(value, name), lambda x: x <= bound, f"<= {bound:g}")
 
 
 def within(name: str, value: Any, low: float, high: float) -> ArrayLike:
@@ -90,7 +94,7 @@ def within(name: str, value: Any, low: float, high: float) -> ArrayLike:
     def fits(x):
         return (low <= x) & (x <= high)
 
-    return _fitting(name, number(value), fits, f"between {low:g} and {high:g}")
+    return _fitting(name, number(value, name), fits, f"between {low:g} and {high:g}")
 
 
 def _fitting(name, value, fits, expected):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import check_shape, is_distribution, with_rank_of
+from jsoftmax.core.arguments import as_given, check_shape, is_distribution, with_rank_of
 from jsoftmax.core.collectives import gather_per_class
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.meshes import on_any_mesh, without_classes
@@ -88,7 +88,9 @@ def cross_entropy(
       Array([1.2133], dtype=float32)
     """
     smoothed = not is_static(label_smoothing, 0)
-    one_class = not isinstance(labels, SparseLabels) and not is_distribution(jnp.asarray(labels))
+    one_class = not isinstance(labels, SparseLabels) and not is_distribution(
+        as_given("labels", labels)
+    )
     at_label = class_weight if one_class and not smoothed else None
     inputs = loss_inputs(
         logits, labels, axis, where, ignore_index, sample_weight, class_weight=at_label
@@ -134,7 +136,7 @@ def cross_entropies(
         stats, shift, total, distance = soft_stats(rows, fields)
         of_top, numbers = loss_of(stats, shift)
         unsmoothed = 1 - cast_like(numbers["label_smoothing"], of_top)
-        return multiply_no_nan(total, of_top) + unsmoothed * distance
+        return multiply_no_nan(total, of_top) + multiply_no_nan(unsmoothed, distance)
     losses, _ = loss_of(*inputs.stats(fields, temperature))
     if class_weight is not None:
         losses = multiply_no_nan(gather_per_class(class_weight, inputs.labels, None), losses)

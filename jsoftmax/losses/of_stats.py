@@ -70,6 +70,9 @@ def nll(stats: LogitStats, *, label_smoothing: ArrayLike = 0.0, z_loss: ArrayLik
     if not is_static(label_smoothing, 0):
         smoothing = within("label_smoothing", label_smoothing, 0, 1)
         smoothing = like_examples("label_smoothing", smoothing, loss)
+        # Of a masked class as a label nothing may be left: then of -log p_y + z_y it is log Z.
+        absent = (smoothing == 1) & (stats.target == -jnp.inf) & (stats.others != -jnp.inf)
+        loss = jnp.where(absent, stats.others, loss)
         # The mean is -inf if a class that counts has a logit of -inf: then so is the smoothed loss.
         target = jnp.where(stats.target == -jnp.inf, 0, stats.target)
         loss = loss + multiply_no_nan(smoothing, target - stats.mean)
@@ -215,7 +218,9 @@ def sce(
     u = _finite_log_odds(stats)
     alpha, beta = like_examples("alpha", alpha, u), like_examples("beta", beta, u)
     log_zero = like_examples("log_zero", at_most("log_zero", log_zero, 0), u)
-    return multiply_no_nan(alpha, nll(stats)) - beta * log_zero * sigmoid(-u)
+    # With a finite u: the derivative in α of what is infinite could meet a factor of 0.
+    own = jnp.where(alpha == 0, 0, _infinite_if_off(stats, alpha * softplus(-u)))
+    return own - beta * log_zero * sigmoid(-u)
 
 
 def _finite_log_odds(stats):

@@ -29,11 +29,12 @@ def divergence(q: Array, log_p: Array, alpha: Array) -> Array:
     x = log_p_kept - log_q
     # With x = log(p / q): D = q^α (box_cox(x, α) - box_cox(x, β)). The leading term x of both is
     # left out, so that nothing cancels for p close to q.
-    far = x > 1
+    far = (x > 1) | (x < -1e3)
     y = jnp.where(far, 0, x)
     q_alpha = jnp.exp(alpha * log_q)
     close = q_alpha * y * y * (alpha * phi2(alpha * y) - beta * phi2(beta * y))
-    # The same where p is much larger than q and their ratio could overflow.
+    # The same where p is much larger than q and their ratio could overflow, or so much smaller that
+    # the square could.
     change = box_cox(log_p_kept, beta) - box_cox(log_q, beta)
     apart = (jnp.exp(alpha * log_p_kept) - q_alpha) / alpha - q * change
     return jnp.where(both, jnp.where(far, apart, close), _divergence_from_zero(q, log_p, alpha))

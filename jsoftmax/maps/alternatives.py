@@ -175,7 +175,7 @@ def ev_softmax(
     d, on, count = count_unmasked(logits, axis, where)
     epsilon = by_example("epsilon", at_least("epsilon", epsilon, 0), d.shape, axis)
     mean = jnp.sum(jnp.where(on, d, 0), axis, keepdims=True) / count
-    weight = (d >= mean).astype(d.dtype) + cast_like(epsilon, d)
+    weight = (~(d < mean)).astype(d.dtype) + cast_like(epsilon, d)  # so that NaN is kept
     return _normalised(weight * exp_nonpositive(d), axis).astype(logits.dtype)
 
 

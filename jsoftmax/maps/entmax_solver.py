@@ -10,6 +10,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
@@ -19,6 +20,8 @@ from jsoftmax.core.dtypes import cast_like
 from jsoftmax.core.numerics import change, log1p, neg_inf_to_zero
 from jsoftmax.core.row_sums import row_sums
 from jsoftmax.maps.threshold import threshold
+
+_ZERO = float(np.float32(1e-20))  # stands for a β of 0
 
 
 def broadcast_alpha(alpha: ArrayLike, like: Array) -> Array:
@@ -57,7 +60,7 @@ def _log_entmax_jvp(primals, tangents):
 def _solved(z, alpha):
     # With a β below rounding for β = 0, all below gives the limit without a case of its own.
     beta = alpha - 1
-    beta += lax.stop_gradient(jnp.where(jnp.abs(beta) < 1e-20, 1e-20 - beta, 0))
+    beta += lax.stop_gradient(jnp.where(jnp.abs(beta) < _ZERO, _ZERO - beta, 0))
     evaluate = partial(_evaluate, lax.stop_gradient(beta))
     top, m = threshold(evaluate, z, -math.log(max(z.shape[-1], 1)) - 1, 0)
     return _stepped(beta, z - top, m)
@@ -77,7 +80,9 @@ def _stepped(beta, d, m):
     scale, m = lax.optimization_barrier((_inverse_u(beta, m), m))
     y = d * scale
     x = beta * y
-    on = ~((x <= -1) | jnp.isinf(x))
+    # Below what stands for a β of 0 no class is off the support, however far.
+    x = jnp.where((jnp.abs(beta) <= _ZERO) & (x < -0.5), 0, x)
+    on = ~((x <= -1) | jnp.isinf(y))
     x, y = jnp.where(on, x, 0), jnp.where(on, y, 0)
     log_p = m + log1p_over(x, y, beta)
     r = 1 / (1 + x)

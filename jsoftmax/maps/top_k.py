@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jsoftmax.core.arguments import as_logits, axes_of_classes
 from jsoftmax.core.masking import ArrayAxis, classes_back, classes_last, masked_logits, relative
 from jsoftmax.core.meshes import like, on_any_mesh
-from jsoftmax.core.numbers import by_example, static_count
+from jsoftmax.core.numbers import at_least, by_example, static_count
 from jsoftmax.core.numerics import change, sigmoid
 from jsoftmax.core.roots import increasing_root
 
@@ -39,7 +39,7 @@ def soft_top_k(
 
     Returns:
       Memberships in the shape and dtype of `logits`. Where no more than k classes are unmasked,
-      these get 1 and the others 0. A logit of +inf or NaN gives NaN.
+      these get 1 and the others 0. A logit of NaN gives NaN.
 
     Source: Amos, Koltun, Kolter, "The limited multi-label projection layer", 2019,
     arXiv:1906.08707, eq. 2 and 6, with a temperature.
@@ -51,11 +51,12 @@ def soft_top_k(
     k = static_count("k", k, 1)
     logits = as_logits(logits)
     z = masked_logits(logits, axis, where)
-    on = z > -jnp.inf
+    all_of_them = jnp.where(jnp.any(jnp.isnan(z), axis, keepdims=True), jnp.nan, z > -jnp.inf)
     rows = classes_last(lax.stop_gradient(z), axis)
-    if k >= rows.shape[-1]:
-        return on.astype(logits.dtype)
+    temperature = at_least("temperature", temperature, 0, strict=True)
     temperature = by_example("temperature", temperature, z.shape, axis)
+    if k >= rows.shape[-1]:
+        return all_of_them.astype(logits.dtype)
     one_class = jax.eval_shape(lambda: jnp.max(z, axis, keepdims=True)).shape
     # The barrier keeps XLA from merging the slices below into top_k, which it then fully sorts.
     largest = lax.optimization_barrier(lax.top_k(rows, k + 1)[0])
@@ -66,7 +67,7 @@ def soft_top_k(
     gap = -relative(following, last, lax.stop_gradient(temperature), axis)
     gap = jnp.minimum(gap, float(jnp.finfo(gap.dtype).max))
     p = sigmoid(d + _shift(d, gap, k, axis))
-    return jnp.where(following == -jnp.inf, on.astype(p.dtype), p).astype(logits.dtype)
+    return jnp.where(following == -jnp.inf, all_of_them, p).astype(logits.dtype)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))

@@ -35,6 +35,7 @@ from jsoftmax.stats.labels import at_label, class_numbers, is_label
 _SCALE = 2.0**12
 _HEADROOM = 8.0  # its part in the exponent
 _FACTOR = _SCALE * math.exp(-_HEADROOM)  # the rest
+_FAR = 1e4  # the exponential of minus that is 0, in float64 too
 
 
 class Rows(NamedTuple):
@@ -52,7 +53,21 @@ class Rows(NamedTuple):
     def relative(self, z: Array, top: Array) -> Array:
         """Return `(z - top) / T`."""
         d = z - top[..., None]
-        return d if self.temperature is None else d / self.temperature[..., None]
+        if self.temperature is None:
+            return d
+        on = d != -jnp.inf  # the derivative of -inf / T is NaN
+        return jnp.where(on, jnp.where(on, d, 0) / self.temperature[..., None], -jnp.inf)
+
+    def exponent(self, z: Array, top: Array) -> Array:
+        """Return the same where its exponential is above 0, and a finite number elsewhere.
+
+        If T is 1, -inf stays. A maximum is no obstacle to one pass, as a select is.
+        """
+        d = z - top[..., None]
+        if self.temperature is None:
+            return d
+        t = self.temperature[..., None]
+        return jnp.maximum(d, lax.stop_gradient(-_FAR * t)) / t
 
     def relative_tangent(self, d: Array, tangents: "Rows") -> Array:
         """Return the tangent of `d = (z - top) / T` at a constant top."""
@@ -101,14 +116,25 @@ def _reduce(with_mean, rows):
 
 @_reduce.defjvp
 def _reduce_jvp(with_mean, primals, tangents):
-    # d target = dd_y, d others = sum_j e_j dd_j / sum_j e_j, d mean = sum_j dd_j / count
     (rows,), (d_rows,) = primals, tangents
+    out, total = reduced_with_total(rows, with_mean=with_mean)
+    return out, tangent_of(out, total, _tangents(rows, out.top, d_rows))
+
+
+def reduced_with_total(rows: Rows, *, with_mean: bool) -> tuple[Centred, Array]:
+    """Return the same numbers as `reduce_centred`, and the sum of e, as the derivative has it."""
     top, others, total = _at_once(rows, _exp_off_label)
-    out = Centred(top, _target(rows, top), others, _mean(rows, top) if with_mean else None)
-    target, others, mean = _tangents(rows, top, d_rows)
+    mean = _mean(rows, top) if with_mean else None
+    return Centred(top, _target(rows, top), others, mean), total
+
+
+def tangent_of(out: Centred, total: Array, sums: tuple[Array, Array, Array]) -> Centred:
+    """Return the tangents of the numbers from the `sums_of_tangents`."""
+    # d target = dd_y, d others = sum_j e_j dd_j / sum_j e_j, d mean = sum_j dd_j / count
+    target, others, mean = sums
     target = jnp.where(out.target == -jnp.inf, 0, target)
     others = others / jnp.where(total == 0, 1, total)
-    return out, Centred(jnp.zeros_like(top), target, others, mean if with_mean else None)
+    return Centred(jnp.zeros_like(out.top), target, others, None if out.mean is None else mean)
 
 
 def _target(rows, top):
@@ -121,8 +147,7 @@ def _at_once(rows, exp):
     """Return the top, others, and the sum of the exponentials."""
     z = rows.masked()
     top = _top(rows)
-    d = rows.relative(z, top)
-    total = jnp.sum(exp(d, rows.labels), -1)
+    total = jnp.sum(exp(rows.exponent(z, top), rows.labels), -1)
     return top, _log_of_scaled(total), total
 
 
@@ -163,7 +188,7 @@ def _of_block(rows):
     runner_up = largest(of_others)
     of_label = lax.stop_gradient(z.at[at].get(mode="fill", fill_value=-jnp.inf))
     top = jnp.maximum(runner_up, of_label)
-    e = jnp.exp(rows.relative(of_others, runner_up))
+    e = jnp.exp(rows.exponent(of_others, runner_up))
     others = log_or_neg_inf(e @ jnp.ones(e.shape[-1], e.dtype))
     return top, others + rows.relative(runner_up[:, None], top)[:, 0]
 
@@ -185,9 +210,14 @@ def _mean(rows: Rows, top: Array) -> Array:
 @partial(jax.checkpoint, prevent_cse=False)
 def _tangents(rows, top, d_rows):
     d = rows.relative(rows.masked(), top)
-    dd = rows.relative_tangent(d, d_rows)
+    return sums_of_tangents(rows, top, d, rows.relative_tangent(d, d_rows))
+
+
+def sums_of_tangents(rows: Rows, top: Array, d: Array, dd: Array) -> tuple[Array, Array, Array]:
+    """Return what of the tangents of `d = (z - top) / T` the numbers have."""
     target = jnp.sum(jnp.where(is_label(d, rows.labels), dd, 0), -1)
-    others = jnp.sum(_exp_off_label(d, rows.labels) * dd, -1)
+    e = _exp_off_label(rows.exponent(rows.masked(), top), rows.labels)
+    others = jnp.sum(e * dd, -1)
     return target, others, rows.total(jnp.where(d == -jnp.inf, 0, dd)) / rows.num_unmasked()
 
 

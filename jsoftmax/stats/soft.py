@@ -21,7 +21,15 @@ from jax import Array, lax
 from jsoftmax.core.by_rows import by_rows
 from jsoftmax.core.numerics import multiply_no_nan
 from jsoftmax.core.one_pass import apart, first_of_largest, result
-from jsoftmax.stats.centred import Centred, Rows, is_empty, reduce_centred
+from jsoftmax.stats.centred import (
+    Centred,
+    Rows,
+    is_empty,
+    reduce_centred,
+    reduced_with_total,
+    sums_of_tangents,
+    tangent_of,
+)
 from jsoftmax.stats.labels import class_numbers, is_label
 
 
@@ -36,26 +44,30 @@ class Soft(NamedTuple):
 @partial(jax.jit, static_argnames="with_mean")  # as `reduce_centred`
 def reduce_soft(rows: Rows, *, with_mean: bool) -> Soft:
     """Reduce logits, with a distribution as labels, to the numbers that cross-entropy needs."""
-    first = first_of_largest(rows.logits, rows.where)
+    return _reduce(with_mean, rows, first_of_largest(rows.logits, rows.where))
+
+
+# One rule for all that goes through the logits: two would be added in the logits' own 16 bits.
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _reduce(with_mean, rows, first):
     found = reduce_centred(rows._replace(labels=first), with_mean=with_mean)
+    return _soft(rows, found)
+
+
+def _soft(rows, found):
     found = found._replace(target=jnp.where(is_empty(rows, found.top), 0, found.target))
     (q,) = apart(rows.labels)
     total = jnp.sum(q.astype(found.top.dtype), -1)
-    return Soft(found, _distance(rows, found.top, first, found.target, total), total)
+    # The target is 0, but its derivative is that of the largest logit.
+    return Soft(found, _distance(rows, found.top) + total * found.target, total)
 
 
-@jax.custom_jvp
-def _distance(rows, top, first, target, total):
-    """Return the sum of q times the distance to the top, where 0 times infinity is 0.
-
-    The target is 0, but its derivative is that of the largest logit. In the derivative rule that is
-    part of what goes through the logits.
-    """
-    zero = total * target
+def _distance(rows, top):
+    """Return the sum of q times the distance to the top, where 0 times infinity is 0."""
     given = rows.logits, rows.labels, top, rows.where, rows.temperature
     if rows.where is not None:
-        return by_rows(_exactly, _exactly, *given) + zero
-    return lax.platform_dependent(*given, cpu=_in_one_pass, default=_exactly) + zero
+        return by_rows(_exactly, _exactly, *given)
+    return lax.platform_dependent(*given, cpu=_in_one_pass, default=_exactly)
 
 
 def _in_one_pass(*given):
@@ -95,22 +107,29 @@ def _with_infinity(logits, labels, top, *more):
     return jnp.where(jnp.sum(q * is_infinite, -1) > 0, jnp.inf, finite)
 
 
-@_distance.defjvp
-def _distance_jvp(primals, tangents):
-    (rows, top, first, target, _), (d_rows, *_) = primals, tangents
-    return _distance(*primals), _distance_tangent(rows, top, first, target, d_rows)
+@_reduce.defjvp
+def _reduce_jvp(with_mean, primals, tangents):
+    (rows, first), (d_rows, _) = primals, tangents
+    found, total = reduced_with_total(rows._replace(labels=first), with_mean=with_mean)
+    out = _soft(rows, found)
+    sums, distance = _tangents(rows, out.centred.top, first, out.centred.target, d_rows)
+    d_total = jnp.sum(d_rows.labels.astype(out.total.dtype), -1)
+    return out, Soft(tangent_of(out.centred, total, sums), distance, d_total)
 
 
 @partial(jax.checkpoint, prevent_cse=False)
-def _distance_tangent(rows, top, first, target, d_rows):
+def _tangents(rows, top, first, target, d_rows):
     d = rows.relative(rows.masked(), top)
     dd = rows.relative_tangent(d, d_rows)
+    sums = sums_of_tangents(rows._replace(labels=first), top, d, dd)
     q, dq = (x.astype(d.dtype) for x in (rows.labels, d_rows.labels))
     off = d == -jnp.inf
     elsewhere = _elsewhere(rows.labels, first, d.dtype)[..., None]
     slope = jnp.where(off, 0, jnp.where(is_label(d, first), elsewhere, -q))
-    distance = jnp.where((q == 0) & off, 0, target[..., None] - d)  # as in multiply_no_nan
-    return jnp.sum(slope * dd + dq * distance, -1)
+    # Finite, so that it can be multiplied by a dq of 0.
+    far = jnp.where(q == 0, 0, jnp.finfo(d.dtype).max)
+    distance = jnp.where(off, far, target[..., None] - d)
+    return sums, jnp.sum(slope * dd + dq * distance, -1)
 
 
 def _elsewhere(q, first, dtype):

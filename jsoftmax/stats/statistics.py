@@ -89,6 +89,13 @@ def _linear(of):
     return jnp.where(of.unmasked, jnp.where(of.d == -jnp.inf, -jnp.inf, of.d), 0)
 
 
+def _square(of):
+    """Return z squared, 0 where masked; a logit of -inf counts, and has no gradient."""
+    finite = of.z != -jnp.inf
+    square = jnp.square(jnp.where(of.unmasked & finite, of.z, 0))
+    return jnp.where(of.unmasked & ~finite, jnp.inf, square)
+
+
 def _without_first(of, terms):
     return jnp.where(of.first, 0, terms)
 
@@ -120,9 +127,7 @@ SUMS = {
         without_first=True,
     ),
     "softplus": Sum(lambda of: softplus(of.z), lambda sums, rise: sums["softplus"]),
-    "square": Sum(
-        lambda of: jnp.square(jnp.where(of.unmasked, of.z, 0)), lambda sums, rise: sums["square"]
-    ),
+    "square": Sum(_square, lambda sums, rise: sums["square"]),
 }
 
 
