@@ -44,3 +44,11 @@ def test_soft_top_k_jacobian():
         )
         v = np.asarray(p * (1 - p) / t)
         assert_allclose(jacobian, np.diag(v) - np.outer(v, v) / v.sum(), atol=1e-12)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_soft_top_k_of_all_classes_checks_what_it_is_given(classes):
+    z = jnp.array([1.0, jnp.nan, -jnp.inf])[:classes]
+    assert np.isnan(js.soft_top_k(z, 2)).all()
+    with pytest.raises(ValueError, match="`temperature`"):
+        js.soft_top_k(jnp.zeros(classes), 2, temperature=-1.0)

@@ -90,3 +90,24 @@ def test_many_classes_in_float16(classes):
     assert_allclose(p.astype(jnp.float32), np.full((1, classes), 1 / classes), atol=2.0**-25)
     assert_allclose(log_p[0, -1], -np.log(classes), rtol=2**-10)
     assert_allclose(loss, np.log(classes), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@over(FORMULAS)
+def test_gradient_of_a_distribution_is_rounded_once(case, dtype):
+    """Where p is close to q, a difference of two rounded arrays has no digits left."""
+    z = jax.random.normal(jax.random.key(0), (8, 16)).astype(dtype)
+    q = jax.nn.softmax(z.astype(float) + 0.01 * jax.random.normal(jax.random.key(1), z.shape))
+
+    @jax.jit
+    def gradients(z):
+        return [
+            jax.grad(lambda z: case.function(z, q, **case.options).sum())(given)
+            for given in (z, z.astype(float))
+        ]
+
+    got, expected = gradients(z)
+    step = float(jnp.finfo(dtype).eps)
+    assert_allclose(
+        got.astype(float), expected, rtol=step, atol=float(jnp.finfo(dtype).tiny) + 1e-7
+    )

@@ -184,3 +184,74 @@ def test_out_of_range_label_is_nan_in_its_own_row_only(case):
     assert np.all(np.isnan(bar[row]))
     assert_array_equal(out[~row], expected[~row])
     assert_array_equal(bar[~row], expected_bar[~row])
+
+
+# --- derivatives of which a masked class is no part ---
+
+CE, SOFT = js.cross_entropy, jnp.array([0.4, 0.6, 0.0])
+OF_NUMBERS = {
+    "softmax": (lambda z, h, q, **on: js.softmax(z, temperature=h, **on)[0], 1.3),
+    "entmax": (lambda z, h, q, **on: js.entmax(z, alpha=h, **on)[0], 1.3),
+    "temperature": (lambda z, h, q, **on: CE(z, 0, temperature=h, **on), 1.3),
+    "temperature, soft": (lambda z, h, q, **on: CE(z, q, temperature=h, **on), 1.3),
+    "z_loss": (lambda z, h, q, **on: CE(z, 0, z_loss=h, temperature=h, **on), 1.3),
+    "gamma": (lambda z, h, q, **on: js.focal_loss(z, q, gamma=h, **on), 1.3),
+    "epsilon": (lambda z, h, q, **on: js.poly_loss(z, q, epsilon=h, **on), 1.3),
+    "q": (lambda z, h, q, **on: js.generalized_cross_entropy(z, q, q=h, **on), 0.7),
+    "alpha": (lambda z, h, q, **on: js.symmetric_cross_entropy(z, q, alpha=h, **on), 0.1),
+    "beta": (lambda z, h, q, **on: js.symmetric_cross_entropy(z, q, beta=h, **on), 0.1),
+    "alpha of entmax": (lambda z, h, q, **on: js.entmax_loss(z, q, alpha=h, **on), 1.3),
+    "t1": (lambda z, h, q, **on: js.bi_tempered_loss(z, q, t1=h, t2=1.2, **on), 0.7),
+    "t2": (lambda z, h, q, **on: js.bi_tempered_loss(z, q, t1=0.7, t2=h, **on), 1.2),
+}
+
+
+@pytest.mark.parametrize("how", ["-inf", "where"])
+@pytest.mark.parametrize("name", OF_NUMBERS)
+def test_derivatives_in_a_number_beside_a_masked_class(name, how):
+    function, h = OF_NUMBERS[name]
+    z, where = jnp.array([1.0, 2.0, 3.0]), jnp.arange(3) < 2
+    hidden, on = masked_as(how, z, where)
+
+    def derivatives(z, q, **on):
+        def f(h, z):
+            return function(z, h, q, **on)
+
+        both = jax.value_and_grad(f, (0, 1))(h, z), jax.jvp(lambda h: f(h, z), (h,), (1.0,))
+        second = jax.grad(jax.grad(f))(h, z), jax.jacfwd(jax.grad(f))(h, z)
+        return both, second, jax.jacfwd(jax.grad(f, 1))(h, z)[:2]
+
+    def without(z, q):
+        return derivatives(z, q)
+
+    got = jax.jit(partial(derivatives, **on))(hidden, SOFT)
+    expected = jax.jit(without)(z[:2], SOFT[:2])
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert_allclose(a[: len(b)] if a.ndim else a, b, rtol=1e-4, atol=1e-6)
+        assert_array_equal(a[len(b) :] if a.ndim else 0, 0)
+
+
+@pytest.mark.parametrize("how", ["-inf", "where"])
+@over(FORMULAS)
+def test_forward_and_reverse_mode_agree_beside_a_masked_label(case, how):
+    hidden, on = masked_as(how, jnp.array([1.0, 2.0, 3.0]), jnp.arange(3) < 2)
+
+    def f(z):
+        return case.function(z, jnp.array([0.2, 0.3, 0.5]), **case.options, **on)
+
+    @jax.jit
+    def run(z):
+        return jax.jacrev(f)(z), jax.jacfwd(f)(z)
+
+    reverse, forward = run(hidden)
+    assert np.all(np.isfinite(reverse))
+    assert_allclose(forward, reverse, rtol=1e-5, atol=1e-6)
+
+
+@over(MAPS)
+def test_a_nan_is_kept(case):
+    z = jnp.array([[1.0, jnp.nan, 2.0], [0.5, 0.25, -1.0]])
+    found = [f(z, **case.options) for f in (case.function, jax.jit(partial(case.function)))]
+    assert_array_equal(*map(np.isnan, found))
+    assert np.isnan(found[0][0]).any()
+    assert not np.isnan(found[0][1]).any()

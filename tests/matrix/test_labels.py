@@ -1,5 +1,7 @@
 """Ignored examples, weights of zero and soft labels of zero, for every loss that they apply to."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -168,3 +170,17 @@ def test_a_masked_distribution(classes):
     )
     assert np.all(np.isfinite(out))
     assert_array_equal(bar[~where], 0)
+
+
+@pytest.mark.parametrize("more", [{}, {"class_weight": jnp.ones(3)}], ids=["alike", "weighted"])
+def test_of_a_masked_label_nothing_is_left_by_a_smoothing_of_1(more):
+    z, where, one_hot = jnp.array([1.0, 2.0, 3.0]), jnp.arange(3) < 2, jnp.array([0.0, 0.0, 1.0])
+    expected = js.cross_entropy(z[:2], jnp.array([0.5, 0.5]))
+    for labels in (2, one_hot, js.SparseLabels(jnp.array([2]), jnp.ones(1))):
+        for smoothing in (0.0, 0.5, 1.0):
+            loss = partial(
+                js.cross_entropy, labels=labels, where=where, label_smoothing=smoothing, **more
+            )
+            value, gradient = jax.jit(jax.value_and_grad(loss))(z)
+            assert_allclose(value, expected if smoothing == 1 else np.inf, rtol=1e-6)
+            assert np.all(np.isfinite(gradient))

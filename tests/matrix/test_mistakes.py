@@ -276,6 +276,27 @@ def test_weights_of_classes_in_a_dictionary(head):
         head(*([Z, Y] if head is js.cross_entropy else [W, Y]), class_weight={0: 1.0})
 
 
+@over(["cross_entropy", "focal_loss", "brier_loss", "entmax_loss"])
+def test_labels_that_are_no_array(name):
+    with says("`labels`: expected an array of numbers, got NoneType"):
+        FUNCTIONS[name](Z, None)
+    assert np.isnan(FUNCTIONS[name](Z[:1], [2**40])).all()
+
+
+@over(["softmax", "cross_entropy", "distillation_loss"])
+def test_numbers_that_are_none(name):
+    given = {"softmax": (Z,), "cross_entropy": (Z, Y)}.get(name, (Z, Z))
+    with says("`temperature`: expected a number, got NoneType"):
+        FUNCTIONS[name](*given, temperature=None)
+
+
+def test_axes_that_are_none_or_equal():
+    with says("`axis`: expected at least one axis"):
+        js.softmax(Z, ())
+    with says("`axis`: expected different axes, got (1, -1)"):
+        js.entmax(Z, (1, -1))
+
+
 def test_numbers_by_example_of_a_linear_head():
     smoothed = partial(js.linear_cross_entropy, X, W, Y)
     with says("`label_smoothing`: one number, or one for every example: expected shape"):

@@ -172,6 +172,27 @@ def test_logits_of_size_1e30(soft):
     assert_allclose(bar, expected, atol=1e-7)
 
 
+ONE = {
+    "entmax_loss": partial(js.entmax_loss, alpha=1.0),
+    "entmax_loss, by example": partial(js.entmax_loss, alpha=jnp.ones(2)),
+    "bi_tempered_loss": partial(js.bi_tempered_loss, t1=1.0, t2=1.0),
+}
+
+
+@pytest.mark.parametrize("name", ONE)
+def test_logits_of_size_1e30_where_a_loss_is_cross_entropy(name):
+    logits = jnp.array([[1e30, 2e30, -1e30, 3e30], [0.0, -1e21, -5e3, -jnp.inf]])
+    labels = jnp.array([1, 1])
+
+    @jax.jit
+    def run(logits):
+        return with_gradient(lambda z: ONE[name](z, labels), logits)
+
+    out, bar = run(logits)
+    assert_allclose(out, [1e30, 1e21], rtol=1e-6)
+    assert_allclose(bar, [[0, -1, 0, 1], [1, -1, 0, 0]], atol=1e-7)
+
+
 @pytest.mark.parametrize("classes", [3, 10, 1000])
 def test_gradient_of_a_distribution_is_p_minus_q(classes):
     logits = hard_logits(classes)

@@ -104,3 +104,14 @@ def test_score_is_the_target_unless_given():
     assert_array_equal(every.correct, [True] * 3)
     of_classes = class_stats(hard_logits(10), None)
     assert_array_equal(of_classes.score, of_classes.target)
+
+
+@pytest.mark.parametrize("field", js.LogitStats._fields)
+def test_derivatives_beside_a_logit_of_minus_infinity(field):
+    def f(z):
+        return getattr(js.logit_stats(z, 0), field)
+
+    logits = jnp.array([1.0, 2.0, -jnp.inf, 0.0])
+    reverse, forward = (jax.jit(mode(f))(logits) for mode in (jax.jacrev, jax.jacfwd))
+    assert reverse[2] == 0
+    assert_allclose(forward, reverse, rtol=1e-6)
