@@ -8,7 +8,7 @@ from jax import Array
 from jax.lax import PrecisionLike
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import check_shape
+from jsoftmax.core.arguments import as_given, check_shape
 from jsoftmax.core.collectives import MeshAxes
 from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numbers import at_least, is_static, within
@@ -139,8 +139,9 @@ def linear_cross_entropy(
     }
     numbers = {name: jnp.asarray(x) for name, x in given.items() if not is_static(x, 0)}
     by_row = {name: x for name, x in numbers.items() if x.ndim}
+    examples = as_given("features", features).shape[:-1]
     for name, x in by_row.items():
-        check_shape(name, x, jnp.shape(features)[:-1], "one number, or one for every example")
+        check_shape(name, x, examples, "one number, or one for every example")
     if "label_smoothing" in by_row and class_weight is not None:
         raise ValueError(
             "`label_smoothing`: expected one number with class weights, got one for every example. "
