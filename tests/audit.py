@@ -148,8 +148,8 @@ def smoothed(features, weight, labels, number):
 
 
 def smoothed_by_example(features, weight, labels, losses):
-    options = {"label_smoothing": jnp.square(jnp.asarray(losses, float)) / 4, "z_loss": 0.1}
-    return js.linear_cross_entropy(features, weight, labels, **options)
+    smoothing = jnp.square(jnp.asarray(losses, float)) / 4
+    return js.linear_cross_entropy(features, weight, labels, label_smoothing=smoothing)
 
 
 def masked(logits, labels, where, **options):
