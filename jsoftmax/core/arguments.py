@@ -171,11 +171,11 @@ def is_distribution(labels: Array) -> bool:
 
 
 def check_shape(
-    name: str, x: Array, expected: tuple[int, ...], meaning: str, instead: str = ""
+    name: str, x: Array, expected: tuple[int | None, ...], meaning: str, instead: str = ""
 ) -> None:
     """Raise chex's error unless `x` has the expected shape, naming the argument and its meaning.
 
-    `instead` says what to write, if that can be known.
+    A size of None may be any; `instead` says what to write, if that can be known.
     """
     if x.shape != expected:  # chex does not compare symbolic sizes
         message = _message(name, x.shape, expected, meaning) + (f". {instead}" if instead else "")
