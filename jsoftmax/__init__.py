@@ -4,8 +4,9 @@
     logits -> probabilities
     logits, labels -> loss, or how good they are
 
-All functions are pure and can be composed with jit, grad, vmap and the rest. Hyper-parameters are
-keyword-only, angles are in radians, losses return one value per example.
+All functions are pure and can be composed with jit, grad, vmap and the rest. Losses on logits
+return one value per example, linear losses their mean. Options are keyword-only, but for the
+numbers of a margin; angles are in radians.
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -248,7 +249,7 @@ __all__ = [
     "bootstrap_interval",
     "oscr",
     "risk_coverage_curve",
-    # how well embeddings tell classes apart that nobody trained on
+    # how well embeddings tell unseen classes apart
     "IdentificationRates",
     "RetrievalRates",
     "VerificationCurve",

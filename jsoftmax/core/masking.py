@@ -25,9 +25,8 @@ ArrayAxis = Axis
 def class_mask(where: ArrayLike, target_shape: tuple[int, ...]) -> Array:
     """Return the class mask `where` as booleans, checked to broadcast against the logits."""
     where = booleans("where", where, "True for a class to keep")
-    check_broadcasts(
-        "where", where, target_shape, "a class mask that broadcasts against the logits"
-    )
+    meaning = "a class mask that broadcasts against the logits (of examples: `sample_weight`)"
+    check_broadcasts("where", where, target_shape, meaning)
     return where
 
 

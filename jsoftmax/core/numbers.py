@@ -25,11 +25,14 @@ def number(value: Any, name: str = "") -> Any:
         return value
     if isinstance(value, (list, tuple)) and all(isinstance(x, (int, float)) for x in value):
         return np.asarray(value)  # which JAX would narrow
+    what = f"`{name}`: expected a number" if name else "expected a number"
     try:
-        return jnp.asarray(value)
+        value = jnp.asarray(value)
     except (TypeError, ValueError) as wrong:
-        what = f"`{name}`: expected a number" if name else "expected a number"
         raise TypeError(f"{what}, got {type(value).__name__}.") from wrong
+    if jnp.iscomplexobj(value):
+        raise TypeError(f"{what}, got dtype {value.dtype}.")
+    return value
 
 
 def by_example(name: str, value: Any, shape: tuple[int, ...], axis: Axis = -1) -> Any:
@@ -113,7 +116,8 @@ def static_count(name: str, value: Any, least: int) -> int:
     except TypeError:
         count = None
     if count is None or count < least:
-        raise ValueError(f"`{name}`: expected an integer of at least {least}, got {value!r}.")
+        use = "" if is_concrete(value) else " Under jit it is static: name it in static_argnames."
+        raise ValueError(f"`{name}`: expected an integer of at least {least}, got {value!r}.{use}")
     return count
 
 

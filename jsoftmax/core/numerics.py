@@ -143,6 +143,14 @@ def share(part: Array, whole: Array) -> Array:
     return jnp.where(some & (part == whole), 1, part / jnp.where(some, whole, jnp.nan))
 
 
+def has_log(p: Array) -> Array:
+    """Say of numbers that are not negative whether their logarithm is not -inf.
+
+    Those below the normal numbers count as 0 while a program runs, but not yet in its constants.
+    """
+    return ~(p < float(jnp.finfo(p.dtype).tiny))
+
+
 def per(total: Array, weight: Array) -> Array:
     """Return `total / weight`, 0 where there is no weight."""
     none = weight == 0

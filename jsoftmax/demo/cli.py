@@ -1,4 +1,4 @@
-"""Train softmax heads on letters, and verify on letters that nobody trained on.
+"""Train softmax heads on letters, and verify on unseen letters.
 
     python -m jsoftmax.demo [--losses L ...] [--classes N] [--epochs N] [--seeds N] [--out DIR]
 

@@ -1,4 +1,4 @@
-"""The two figures of the demo: scores of pairs nobody trained on, and features in the plane."""
+"""The two figures of the demo: scores of pairs of unseen letters, and features in the plane."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -39,14 +39,14 @@ def _figure(path: Path, title: str, *shape: int, **options: Any) -> Iterator[np.
 
 
 def scores(results: Sequence[Result], path: Path) -> Path:
-    """Draw the cosines of same and of different pairs, one row per head, on the same axes."""
+    """Draw the cosines of genuine and of impostor pairs, one row per head, on the same axes."""
     middles, size = (BINS[1:] + BINS[:-1]) / 2, (8, 1.6 + 0.85 * len(results))
     options = {"figsize": size, "sharex": True, "sharey": True}
     with _figure(path, finding(results), len(results), 1, **options) as axes:
         for axis, result in zip(axes.flat, results, strict=True):
             for kind, colour in (("different", DIFFERENT), ("same", SAME)):
                 density = result.over_seeds(kind).mean(0)
-                label = f"pairs of {'the same letter' if kind == 'same' else 'different letters'}"
+                label = "genuine: one letter" if kind == "same" else "impostor: two letters"
                 axis.fill_between(
                     middles, density, color=colour, alpha=0.5, linewidth=0, label=label
                 )
@@ -54,14 +54,14 @@ def scores(results: Sequence[Result], path: Path) -> Path:
             axis.axvline(
                 result.over_seeds("threshold").mean(),
                 color=INK,
-                label=f"accepts one in {1 / FARS[-1]:,.0f} of the different pairs",
+                label=f"accepts one impostor pair in {1 / FARS[-1]:,.0f}",
             )
             axis.text(0, 0.7, result.title, weight="bold", transform=axis.transAxes)
             axis.text(1.01, 0.35, f"{spread(result.tar)} %", transform=axis.transAxes)
             axis.set(yticks=[], xlim=(-0.8, 1))
         axes[0, 0].set_ylim(0, None)  # of all rows
-        axes[0, 0].text(1.01, 0.7, "same pairs\naccepted", transform=axes[0, 0].transAxes)
-        axes[-1, 0].set_xlabel("cosine of two images of letters that nobody trained on")
+        axes[0, 0].text(1.01, 0.7, "genuine pairs\naccepted", transform=axes[0, 0].transAxes)
+        axes[-1, 0].set_xlabel("cosine of a pair of images of unseen letters")
         handles = axes[0, 0].get_legend_handles_labels()
         axes[0, 0].figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False)
     return path
@@ -71,7 +71,7 @@ def plane(planes: Sequence[Plane], letters: Sequence[str], path: Path) -> Path:
     """Draw features in the plane, one panel per head; rays are class vectors."""
     across = len(planes) if len(planes) <= 3 else -(-len(planes) // -(-len(planes) // 3))
     down = -(-len(planes) // across)
-    legend = "rays: class vectors\ndots: images kept from training\n°: mean angle to their mean"
+    legend = "rays: class vectors\ndots: held-out images\n°: mean angle to their class's mean"
     size = (2.67 * across, 0.5 + 2.8 * down)
     with _figure(path, finding_in_plane(planes), down, across, figsize=size) as axes:
         for axis in axes.flat[len(planes) :]:

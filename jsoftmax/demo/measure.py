@@ -107,11 +107,13 @@ def finding(results: Sequence[Result]) -> str:
     first, best = results[0], max(results, key=lambda result: result.tar.mean())
     at = f"At one false accept in {1 / FARS[-1]:,.0f}"
     if best is first:
-        return f"{at}, no head accepts more same pairs than {first.title}: {best.tar.mean():.0f}%"
+        return (
+            f"{at}, no head accepts more genuine pairs than {first.title}: {best.tar.mean():.0f}%"
+        )
     seeds = min(len(first.runs), len(best.runs))
     gains = best.tar[:seeds] - first.tar[:seeds]  # of the same classes
     found = (
-        f"{at}, {best.title} accepts {best.tar.mean():.0f}% of the same pairs, "
+        f"{at}, {best.title} accepts {best.tar.mean():.0f}% of the genuine pairs, "
         f"{first.title} {first.tar.mean():.0f}%"
     )
     return found if (gains > 0).all() else f"{found}, but not with every seed"
@@ -120,8 +122,8 @@ def finding(results: Sequence[Result]) -> str:
 def finding_in_plane(planes: Sequence[Plane]) -> str:
     """Say which head keeps the features of a letter closest together."""
     first, best = planes[0], min(planes, key=lambda found: found.within)
-    found = f"{best.title} keeps images of a letter within {best.within:.1f}°"
-    return found if best is first else f"{found}, {first.title} within {first.within:.1f}°"
+    found = f"Mean angle to the mean of the letter: {best.title} {best.within:.1f}°"
+    return found if best is first else f"{found}, {first.title} {first.within:.1f}°"
 
 
 def table(results: Sequence[Result]) -> Table:

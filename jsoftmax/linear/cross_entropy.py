@@ -15,7 +15,7 @@ from jsoftmax.core.numbers import at_least, is_static, within
 from jsoftmax.linear.loss import linear_loss
 from jsoftmax.linear.options import CrossEntropyOptions, WithStats
 from jsoftmax.losses.of_stats import nll
-from jsoftmax.losses.protocol import centred_by, on_centred
+from jsoftmax.losses.protocol import by_class_weight, centred_by, on_centred, with_class_weight
 from jsoftmax.margins.form import Margin
 from jsoftmax.stats.labels import SparseLabels
 
@@ -82,7 +82,7 @@ def linear_cross_entropy(
       weight: `[classes, features]`, a row per class vector (a Flax `kernel` is its transpose).
       labels: integers `[...]`; or `SparseLabels`, the expected loss over them (not with a margin).
       label_smoothing: ε in [0, 1], spread evenly over all unmasked classes, the true one included:
-        a number, or without class weights one for every example `[...]`.
+        a number or one for every example `[...]`.
       z_loss: λ >= 0, a penalty on the log-partition function, which keeps logits from drifting: a
         number or one for every example `[...]`.
       bias: `[classes]`, added after margin and scale.
@@ -100,8 +100,9 @@ def linear_cross_entropy(
       ignore_index: a label whose examples are left out, whatever their features. The labels of
         `sample_classes` are other numbers: give it there, and here -1.
       reduction: "mean", "sum", or None for one value per example, at four matrix products.
-      return_stats: also return the `LogitStats` of the examples, to be logged. They have no
-        gradient: a term of log Z is trained by `z_loss`.
+      return_stats: also return the `LogitStats` of the examples, to be logged. Those of examples
+        that are left out mean nothing: average by `weighted_mean`. They have no gradient: a term of
+        log Z is trained by `z_loss`.
       class_axis: inside `jax.shard_map`, the mesh axis, or axes, over which classes are sharded.
         Every argument per class is then this device's shard, consecutive rows, as many on each
         device, with `where` False for padding. Features, and labels, which are global, are
@@ -142,11 +143,6 @@ def linear_cross_entropy(
     examples = as_given("features", features).shape[:-1]
     for name, x in by_row.items():
         check_shape(name, x, examples, "one number, or one for every example")
-    if "label_smoothing" in by_row and class_weight is not None:
-        raise ValueError(
-            "`label_smoothing`: expected one number with class weights, got one for every example. "
-            "On linear_logits, cross_entropy takes both."
-        )
     # As arrays: another number is not another program.
     of_all = {name: x for name, x in numbers.items() if not x.ndim}
     return linear_loss(
@@ -173,6 +169,11 @@ def linear_cross_entropy(
     )
 
 
+@by_class_weight(
+    lambda stats, shift, of_label, by_row, *, average, **of_all: with_class_weight(nll, average)(
+        stats, shift, of_label, **of_all, **by_row
+    )
+)
 @centred_by(
     lambda stats, shift, by_row, **of_all: on_centred(nll)(stats, shift, **of_all, **by_row)
 )

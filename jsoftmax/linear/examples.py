@@ -53,6 +53,8 @@ def checked_examples(
         labels, ignored = labels_and_ignored(labels, ignore_index)
         check_integers(labels, "integers or SparseLabels", "cross_entropy on linear_logits")
         use = "Write labels.argmax(-1) for one-hot rows." if labels.ndim > len(shape) else ""
+        if labels.ndim != len(shape) and labels.size == math.prod(shape):
+            use = f"Write labels.reshape({shape})."
         if labels.shape == head.weight.shape[:1]:
             use = "The arguments are features, weight, labels."
         check_class_numbers("labels", labels, shape, use)

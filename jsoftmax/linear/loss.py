@@ -2,7 +2,7 @@ r"""Features and class vectors to a loss, without materialising the logits.
 
 The function is the wiring: check the arguments, weigh the examples, plan, run, reduce. The order
 inside a score is that of blockwise/scores.py: matrix product or cosine, margin and scale, bias,
-softcap, then `where`.
+softcap, temperature, then `where`.
 """
 
 from collections.abc import Callable
@@ -134,9 +134,10 @@ def linear_loss(
         `sample_classes` are other numbers: give it there, and here -1.
       reduction: "mean", "sum", or None for one value per example, at four matrix products.
       return_stats: also return the `LogitStats` of the examples, to be logged, with an
-        entropy if the loss reads it. They have no gradient: what is to be trained, such as a term
-        of log Z, belongs in the loss, as `lambda stats: js.nll(stats) + 1e-4 *
-        stats.logsumexp**2`; or use `linear_stats`.
+        entropy if the loss reads it. Those of examples that are left out mean nothing: average by
+        `weighted_mean`. They have no gradient: what is to be trained, such as a term of log Z,
+        belongs in the loss, as `lambda stats: js.nll(stats) + 1e-4 * stats.logsumexp**2`; or use
+        `linear_stats`.
       class_axis: inside `jax.shard_map`, the mesh axis, or axes, over which classes are sharded.
         Every argument per class is then this device's shard, consecutive rows, as many on each
         device, with `where` False for padding. Features, and labels, which are global, are
@@ -178,8 +179,8 @@ def linear_loss(
       ... def loss_fn(w):
       ...     return js.linear_loss(x, w, y, ignore_index=-1, return_stats=True)
       >>> (loss, stats), dw = jax.value_and_grad(loss_fn, has_aux=True)(w)
-      >>> stats.correct.mean(), stats.logsumexp
-      (Array(0., dtype=float32), Array([1.862 , 1.862 , 1.862 , 1.0986], dtype=float32))
+      >>> js.weighted_mean(stats.correct, y != -1), js.weighted_mean(stats.logsumexp, y != -1)
+      (Array(0., dtype=float32), Array(1.862, dtype=float32))
 
       A policy gradient with an entropy bonus, from the same three products:
 
@@ -214,7 +215,7 @@ def linear_loss(
         temperature=temperature,
         loss_args=loss_args,
     )
-    loss_takes_it = class_weight is not None and not loss_args and takes_class_weight(loss)
+    loss_takes_it = class_weight is not None and takes_class_weight(loss, loss_args)
     examples, head, weights, counts = weigh(
         examples,
         head,

@@ -61,11 +61,9 @@ def trace_loss(
 
     def example(values):
         zero = psum(varying_zero((given, values), dtype, class_axis), class_axis)
-        if average is not None:
-            return _stats_of(zero), (zero, zero)
         rows = [jnp.zeros(x.shape[1:], x.dtype) for x in given[0].loss_args]
         args = jax.tree.unflatten(jax.tree.structure(tuple(loss_args)), vary(rows, zero))
-        return _stats_of(zero), (zero, *args)
+        return _stats_of(zero), (zero, *([] if average is None else [zero]), *args)
 
     def trace(values):
         stats, more = example(values)
@@ -91,7 +89,7 @@ def trace_loss(
     key, jaxpr = _key(loss, traced), traced.jaxpr
 
     def run(stats, shift, args, values, weight):  # which is kept, and must not hold values
-        leaves = jax.tree.leaves((without_unread(stats, fields), shift, args, weight))
+        leaves = jax.tree.leaves((without_unread(stats, fields), shift, weight, args))
         return jax.core.eval_jaxpr(jaxpr, values, *leaves)[0]
 
     values = tuple(map(jnp.asarray, traced.consts))

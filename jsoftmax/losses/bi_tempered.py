@@ -70,5 +70,7 @@ def bi_tempered_loss(
     )
     # The checkpoint saves log p and q, not the dozen intermediate arrays of the divergence.
     log_p = log_entmax(d, alpha2)
-    losses = jnp.sum(jax.checkpoint(divergence)(q, log_p, alpha1), -1)
+    # Of a new function in each call: what JAX keeps of one may be of another mesh.
+    divergences = jax.checkpoint(lambda *given: divergence(*given))(q, log_p, alpha1)
+    losses = jnp.sum(divergences, -1)
     return aligned.reduced(losses, reduction)

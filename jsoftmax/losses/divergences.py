@@ -23,7 +23,7 @@ from jsoftmax.core.dtypes import cast_like
 from jsoftmax.core.masking import centred, masked_logits
 from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numbers import at_least, by_example, is_static
-from jsoftmax.core.numerics import multiply_no_nan
+from jsoftmax.core.numerics import has_log, multiply_no_nan
 from jsoftmax.losses.inputs import from_top, loss_inputs
 from jsoftmax.losses.of_stats import nll
 from jsoftmax.losses.of_two_logits import Divergence, forward, log_mix
@@ -72,7 +72,7 @@ def kl_divergence(
     z, _ = centred(logits, -1, where)
     stats, _, below = from_top(z, where, ())
     q = cast_like(q, z)
-    log_q = jnp.log(jnp.where(q == 0, 1, q))
+    log_q = jnp.log(jnp.where(has_log(q), q, 1))
     losses = jnp.sum(multiply_no_nan(q, log_q + nll(stats)[..., None] + below), -1)
     return inputs.reduced(losses, reduction)
 
@@ -149,7 +149,7 @@ def _jensen_shannon_jvp(primals, tangents):
 def _log_over_mean(d, q):
     """Return `log(2q / (q + p))` and `log(2p / (q + p))`; log 2 where either is 0."""
     log_p = class_stats(d, None).log_prob
-    both = (q != 0) & (log_p != -jnp.inf)
+    both = has_log(q) & (log_p != -jnp.inf)
     delta = jnp.where(both, log_p, 0) - jnp.log(jnp.where(both, q, 1))
     half = jnp.full((), 0.5, d.dtype)
     return tuple(jnp.where(both, -log_mix(x, half), jnp.log(2.0)) for x in (delta, -delta))

@@ -19,7 +19,7 @@ from jsoftmax.core.box_cox import box_cox
 from jsoftmax.core.masking import centred
 from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.numbers import at_least
-from jsoftmax.core.numerics import change, multiply_no_nan, safe_sqrt
+from jsoftmax.core.numerics import change, has_log, multiply_no_nan, safe_sqrt
 from jsoftmax.losses.inputs import loss_inputs, per_example
 from jsoftmax.losses.reduction import Reduction
 from jsoftmax.losses.tsallis import divergence, negative_entropy
@@ -198,7 +198,7 @@ def _fenchel_young_jvp(power, primals, tangents):
     if not isinstance(dd, SymbolicZero):
         # 0 for a masked class, even if it is the label.
         moved += jnp.sum(jnp.where(d == -jnp.inf, 0, probability - q) * dd, -1)
-    log_q = jnp.where(q > 0, jnp.log(jnp.where(q > 0, q, 1)), -jnp.inf)
+    log_q = jnp.where(has_log(q), jnp.log(jnp.where(has_log(q), q, 1)), -jnp.inf)
     if not isinstance(dq, SymbolicZero):
         slope = box_cox(log_q, alpha - 1) - d + _level(power, d, p, alpha - 1)
         moved += jnp.sum(jnp.where(jnp.isinf(slope), 0, slope) * dq, -1)

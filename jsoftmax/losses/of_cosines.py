@@ -13,6 +13,7 @@ from jax import Array, lax
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
+from jsoftmax.core.calls import explaining_calls
 from jsoftmax.core.collectives import MeshAxes, all_gather_unvarying, check_bound_axis
 from jsoftmax.core.dtypes import to_compute_dtype
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere
@@ -78,6 +79,7 @@ def _against_the_rest(stats, of_target, of_others):
     return of_target * softplus(-stats.target) + of_others * stats.others_softplus
 
 
+@explaining_calls
 def sphereface2(
     alpha: ArrayLike = 0.7,
     r: ArrayLike = 40.0,
@@ -126,6 +128,7 @@ def sphereface2(
     return MarginAndLoss(margin, Partial(_against_the_rest, **factors))
 
 
+@explaining_calls
 def sphereface2_bias(
     num_classes: int,
     *,
@@ -164,6 +167,7 @@ def sphereface2_bias(
     return math.log(2 * z) - of_others - math.log(1 - z + root)
 
 
+@explaining_calls
 def uniface(m: Number = 0.4, scale: Number = 64.0) -> MarginAndLoss:
     r"""UniFace: one threshold for all classes, above which only the true one should be.
 
@@ -194,6 +198,7 @@ def uniface(m: Number = 0.4, scale: Number = 64.0) -> MarginAndLoss:
     return MarginAndLoss(cosface(m, scale), loss)
 
 
+@explaining_calls
 def uniface_bias(num_classes: int, *, ratio: float = 1.0) -> float:
     r"""The bias at which `uniface` starts.
 
@@ -215,6 +220,7 @@ def uniface_bias(num_classes: int, *, ratio: float = 1.0) -> float:
     return -math.log(10 * ratio * static_count("num_classes", num_classes, 1))
 
 
+@explaining_calls
 def p2sgrad(stats: LogitStats) -> Array:
     r"""P2SGrad: gradients that are distances between cosines and what they should be.
 

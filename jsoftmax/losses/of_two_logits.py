@@ -14,6 +14,8 @@ is the sum, H = Σ q h'(δ), and the logits are divided by T already,
 
     dD = Σ (q h' - p H) dz + Σ (q (h - h') - q (D - H)) dt
 
+D - H is Σ q (h - h'): of large logits the difference is lost to rounding, of close ones the sum.
+
 The classes may be shared by the devices of a mesh.
 """
 
@@ -89,15 +91,18 @@ class Divergence(NamedTuple):
         """Return the divergence and its gradients; nothing in here has to be differentiated."""
         found = self._softmaxes(z, t, temperature)
         terms = self.terms(found, beta)
-        value, d, h = self._value(terms, temperature, terms.slope)
+        value, d, h, rest = self._value(terms, temperature, terms.slope, terms.mirror)
+        far = h > 1
+        rest = jnp.where(far, rest, d - h)
         log_p, log_q, p, q, delta, _, p_off, q_off = found
         of_z = terms.slope - p * h
-        of_t = terms.mirror - q * (d - h)
+        of_t = terms.mirror - q * rest
         one = jnp.ones((), z.dtype) if temperature is None else temperature
         # That of T goes along z and t, or what differs from them by an offset. Of what they have in
-        # common, the derivative is as small as the value.
+        # common, the derivative is as small as the value: for close logits not the sum of the two.
         moved = of_z * jnp.where(p_off, 0, jnp.where(q_off, log_p, delta))
-        moved += (terms.value - q * d - (p - q) * h) * jnp.where(q_off, 0, log_q)
+        in_common = jnp.where(far, of_z + of_t, terms.value - q * d - (p - q) * h)
+        moved += in_common * jnp.where(q_off, 0, log_q)
         sums = (moved,) if terms.of_beta is None else (moved, terms.of_beta)
         moved, *of_beta = self._total(*sums)
         return value, Gradients(

@@ -72,8 +72,9 @@ def centred_by(rule: Callable[..., Array]) -> Callable[[Loss], Loss]:
 def by_class_weight(rule: Callable[..., Array]) -> Callable[[Loss], Loss]:
     """Declare what a loss with an option `label_smoothing` is if it takes class weights itself.
 
-    The rule is a function of (stats of `logits - shift`, shift, the label's weight), in which the
-    mean of the stats is by class weights, and by name of their average and the loss's options.
+    The rule is a function of (stats of `logits - shift`, shift, the label's weight, and what else
+    the loss gets), in which the mean of the stats is by class weights, and by name of their average
+    and the loss's options.
     """
 
     def declare(loss):
@@ -83,10 +84,14 @@ def by_class_weight(rule: Callable[..., Array]) -> Callable[[Loss], Loss]:
     return declare
 
 
-def takes_class_weight(loss: Callable[..., Array]) -> bool:
-    """Return whether a loss smooths labels, so that class weights are no factor on all of it."""
+def takes_class_weight(loss: Callable[..., Array], loss_args: Any) -> bool:
+    """Return whether a loss smooths labels, so that class weights are no factor on all of it.
+
+    It may smooth them by a `label_smoothing` for all, or one by example in a dict that it gets.
+    """
     function, args, options = _taken_apart(loss)
-    smoothed = not is_static(options.get("label_smoothing", 0.0), 0)
+    by_example = any(isinstance(x, dict) and "label_smoothing" in x for x in loss_args)
+    smoothed = by_example or not is_static(options.get("label_smoothing", 0.0), 0)
     return smoothed and not args and hasattr(function, "by_class_weight")
 
 
@@ -121,6 +126,7 @@ def check_loss(loss: Any, loss_args: Any) -> None:
         raise TypeError(f"{expected}, got a margin. Write margin={loss!r}.")
     if not callable(loss):
         use = " Write head.loss, and margin=head.margin." if hasattr(loss, "margin") else ""
+        use = use or (" Write loss=js.focal." if isinstance(loss, str) else "")
         use = use or " A loss is handed over, not called."
         raise TypeError(f"{expected}, got {type(loss).__name__}.{use}")
     try:

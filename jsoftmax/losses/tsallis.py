@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsoftmax.core.box_cox import box_cox, phi2
-from jsoftmax.core.numerics import neg_inf_to_zero
+from jsoftmax.core.numerics import has_log, neg_inf_to_zero
 
 
 def negative_entropy(log_p: Array, alpha: Array) -> Array:
@@ -23,7 +23,7 @@ def negative_entropy(log_p: Array, alpha: Array) -> Array:
 def divergence(q: Array, log_p: Array, alpha: Array) -> Array:
     """Return D(q, p) per class, for q >= 0, any p and alpha > 0."""
     beta = alpha - 1
-    both = (q != 0) & (log_p != -jnp.inf)
+    both = has_log(q) & (log_p != -jnp.inf)
     log_q = jnp.log(jnp.where(both, q, 1))
     log_p_kept = jnp.where(both, log_p, 0)
     x = log_p_kept - log_q
@@ -44,7 +44,10 @@ def _divergence_from_zero(q, log_p, alpha):
     """Return D(q, p) where q or p is 0."""
     beta = alpha - 1
     positive = beta > 0
-    q_alpha = jnp.exp(alpha * jnp.log(jnp.where(q == 0, 1, q)))
+    q_alpha = jnp.exp(alpha * jnp.log(jnp.where(has_log(q), q, 1)))
     p_alpha = jnp.where(log_p != -jnp.inf, jnp.exp(alpha * neg_inf_to_zero(log_p)), 0)
     from_q = jnp.where(positive, q_alpha / jnp.where(positive, alpha * beta, 1), jnp.inf)
-    return jnp.where(q == 0, p_alpha / alpha, from_q)
+    # Where q is 0 its slope is finite for β > 0; at and below that, where it is -inf, it counts 0.
+    p_beta = jnp.exp(beta * jnp.where(positive, neg_inf_to_zero(log_p), 0))
+    slope = jnp.where(positive & (log_p != -jnp.inf), p_beta / jnp.where(positive, beta, 1), 0)
+    return jnp.where(has_log(q), from_q, p_alpha / alpha - q * slope)

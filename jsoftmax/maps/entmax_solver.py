@@ -94,7 +94,10 @@ def _stepped(beta, d, m):
     squared = jnp.square(change(k)) * (1 - beta) / 2
     change_of_p = r * (k - squared * second / first + squared * r)
     on &= ~(change_of_p <= -1)
-    return jnp.where(on, log_p + log1p(jnp.where(on, change_of_p, 0)), -jnp.inf)
+    log_p += log1p(jnp.where(on, change_of_p, 0))
+    # Above β = 1 every other class on the support would add at least as much to `first`.
+    alone = (beta > 1) & (first == p * r)
+    return jnp.where(on, jnp.where(alone, 0, log_p), -jnp.inf)
 
 
 def _log_p(beta, d, m):

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jsoftmax.core.calls import explaining_calls
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.maps.hard import straight_through
 from jsoftmax.margins.angles import clipped, sine_of
@@ -113,6 +114,7 @@ _PRESETS = {
 }
 
 
+@explaining_calls
 def angular_margin(
     m1: Number = 1.0,
     m2: Number = 0.0,

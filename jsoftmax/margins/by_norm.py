@@ -8,6 +8,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jsoftmax.core.arguments import as_logits
+from jsoftmax.core.calls import explaining_calls
 from jsoftmax.core.collectives import MeshAxes, check_bound_axis, psum
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere, without_classes
 from jsoftmax.core.norms import norm as norm_of
@@ -54,6 +55,7 @@ class MagFace:
         return with_angle(c_y, m, self.beyond)
 
 
+@explaining_calls
 def adaface(
     margin: Number = 0.4,
     h: Number = 0.333,
@@ -145,6 +147,7 @@ def adaface_update(
     return dataclasses.replace(margin, norm_mean=moved[0], norm_std=moved[1])
 
 
+@explaining_calls
 def magface(
     l_margin: Number = 0.45,
     u_margin: Number = 0.8,

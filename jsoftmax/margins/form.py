@@ -213,7 +213,9 @@ def _not_a_margin(x: Any) -> TypeError:
     """Return the error of what is none, which says what to write instead."""
     name = getattr(x, "__name__", type(x).__name__)
     use = "A margin of your own is a dataclass with a method `target`, see Margin."
-    if callable(x):
+    if isinstance(x, (str, int, float)):
+        use = "Write margin=js.arcface(), and its numbers in that call."
+    elif callable(x):
         use = f"Call it: margin={name}()."
     elif hasattr(x, "loss"):
         use = "Write head.loss for the loss, and margin=head.margin."

@@ -12,6 +12,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jsoftmax.core.arguments import as_logits, check_shape, integer_labels
+from jsoftmax.core.calls import explaining_calls
 from jsoftmax.core.collectives import MeshAxes, check_bound_axis, psum
 from jsoftmax.core.dtypes import cast_like
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere
@@ -83,6 +84,7 @@ class ArcNegFace:
         return weight * c_j + weight - 1
 
 
+@explaining_calls
 def mv_softmax(
     margin: Number = 0.35,
     t: Number = 0.2,
@@ -128,6 +130,7 @@ def mv_softmax(
     return MVSoftmax(margin, t, scale, kind, target == "cosface", beyond)
 
 
+@explaining_calls
 def curricularface(
     margin: Number = 0.5, scale: Number = 64.0, t: Number = 0.0, *, beyond: Beyond = "linear"
 ) -> CurricularFace:
@@ -209,6 +212,7 @@ def curricularface_update(
     return dataclasses.replace(margin, t=jnp.where(count > 0, moved, t))
 
 
+@explaining_calls
 def arcnegface(
     margin: Number = 0.5,
     alpha: Number = 1.2,

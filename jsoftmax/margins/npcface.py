@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jsoftmax.core.calls import explaining_calls
 from jsoftmax.margins.angular import plus_angle, with_angle
 from jsoftmax.margins.per_example import Number, radians
 from jsoftmax.margins.record import record
@@ -41,6 +42,7 @@ class NPCFace:
         return jnp.where(self._hard(c_j, c_y), self.t * c_j + self.a, c_j)
 
 
+@explaining_calls
 def npcface(
     margin: Number = 0.4,
     slope: Number = 0.2,

@@ -6,11 +6,13 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax.core.arguments import check_key
+from jsoftmax.core.calls import explaining_calls
 from jsoftmax.core.dtypes import to_compute_dtype
 from jsoftmax.core.numbers import at_least
 from jsoftmax.margins.per_example import PerExample, radians
 
 
+@explaining_calls
 def elastic_margin(
     key: Array, shape: tuple[int, ...], *, mean: ArrayLike = 0.5, std: ArrayLike = 0.05
 ) -> PerExample:
@@ -44,6 +46,7 @@ def elastic_margin(
     return PerExample(mean.astype(noise.dtype) + std.astype(noise.dtype) * noise)
 
 
+@explaining_calls
 def dynamic_margins(
     class_counts: ArrayLike,
     *,

@@ -17,12 +17,14 @@ Each of their numbers may be `PerExample`, one for every example, but for the la
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jsoftmax.core.calls import explaining_calls
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.numbers import at_least
 from jsoftmax.margins.angular import AngularMargin
 from jsoftmax.margins.per_example import Number, PerExample, radians
 
 
+@explaining_calls
 def modified_softmax() -> AngularMargin:
     r"""Unit class vectors, no margin: the score depends on the angle and the feature's norm.
 
@@ -40,6 +42,7 @@ def modified_softmax() -> AngularMargin:
     return AngularMargin(normalize_features=False)
 
 
+@explaining_calls
 def normface(scale: Number = 20.0) -> AngularMargin:
     r"""Unit features and unit class vectors, no margin.
 
@@ -61,6 +64,7 @@ def normface(scale: Number = 20.0) -> AngularMargin:
     return AngularMargin(scale=scale)
 
 
+@explaining_calls
 def l_softmax(m: Number = 4, anneal: Number = 0.0) -> AngularMargin:
     r"""L-Softmax: the angle multiplied, with features and class vectors unnormalised.
 
@@ -84,6 +88,7 @@ def l_softmax(m: Number = 4, anneal: Number = 0.0) -> AngularMargin:
     return AngularMargin(m, anneal=anneal, normalize_features=False, normalize_weight=False)
 
 
+@explaining_calls
 def a_softmax(m: Number = 4, anneal: Number = 0.0) -> AngularMargin:
     r"""A-Softmax (SphereFace): the angle multiplied, unit class vectors, features unnormalised.
 
@@ -107,6 +112,7 @@ def a_softmax(m: Number = 4, anneal: Number = 0.0) -> AngularMargin:
     return AngularMargin(m, anneal=anneal, normalize_features=False)
 
 
+@explaining_calls
 def am_softmax(margin: Number = 0.35, scale: Number = 30.0) -> AngularMargin:
     r"""AM-Softmax: a margin subtracted from the cosine; `cosface` with another default scale.
 
@@ -128,6 +134,7 @@ def am_softmax(margin: Number = 0.35, scale: Number = 30.0) -> AngularMargin:
     return AngularMargin(m3=margin, scale=scale)
 
 
+@explaining_calls
 def cosface(margin: Number = 0.35, scale: Number = 64.0) -> AngularMargin:
     r"""CosFace (large-margin cosine loss): a margin subtracted from the cosine.
 
@@ -149,6 +156,7 @@ def cosface(margin: Number = 0.35, scale: Number = 64.0) -> AngularMargin:
     return AngularMargin(m3=margin, scale=scale)
 
 
+@explaining_calls
 def arcface(margin: Number = 0.5, scale: Number = 64.0) -> AngularMargin:
     r"""ArcFace: an angle added to the angle of the true class.
 
@@ -171,6 +179,7 @@ def arcface(margin: Number = 0.5, scale: Number = 64.0) -> AngularMargin:
     return AngularMargin(m2=radians("margin", margin), scale=scale)
 
 
+@explaining_calls
 def combined_margin(
     m1: Number = 1.0, m2: Number = 0.3, m3: Number = 0.2, scale: Number = 64.0
 ) -> AngularMargin:
@@ -196,6 +205,7 @@ def combined_margin(
     return AngularMargin(m1, radians("m2", m2), m3, scale=scale)
 
 
+@explaining_calls
 def ldam(
     class_counts: ArrayLike, max_margin: ArrayLike = 0.5, scale: Number = 30.0
 ) -> AngularMargin:

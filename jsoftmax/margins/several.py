@@ -8,6 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax.core.arguments import as_logits, check_shape, integer_labels
+from jsoftmax.core.calls import explaining_calls
 from jsoftmax.core.meshes import on_any_mesh, without_classes
 from jsoftmax.core.norms import cosine
 from jsoftmax.core.numbers import static_count
@@ -86,6 +87,7 @@ class InterTopK(_Around):
         return call(self.margin.target, c_y, norm=norm, summary=of_margin)
 
 
+@explaining_calls
 def sub_center(margin: Margin, centers: int = 3) -> SubCenter:
     r"""Sub-centers: a class has several vectors, and the nearest counts.
 
@@ -114,6 +116,7 @@ def sub_center(margin: Margin, centers: int = 3) -> SubCenter:
     return SubCenter(margin, static_count("centers", centers, 1))
 
 
+@explaining_calls
 def inter_top_k(margin: Margin, k: int = 5, penalty: Number = 0.06) -> InterTopK:
     r"""Inter-top-k: the hardest other classes of an example have a margin of their own.
 

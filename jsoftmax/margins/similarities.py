@@ -6,6 +6,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jsoftmax.core.calls import explaining_calls
 from jsoftmax.core.numbers import at_least
 from jsoftmax.maps.hard import straight_through
 from jsoftmax.margins.angles import angle, cosine_of
@@ -78,6 +79,7 @@ def _positive(x):
     return lax.stop_gradient(jnp.maximum(x, 0))
 
 
+@explaining_calls
 def sphereface(
     m: Number = 1.7, scale: Number = 30.0, *, gradient: Gradient = "straight_through"
 ) -> AngularMargin:
@@ -105,6 +107,7 @@ def sphereface(
     return AngularMargin(m, scale=scale, gradient=gradient)
 
 
+@explaining_calls
 def sphereface_r(
     m: Number = 1.5,
     scale: Number = 30.0,
@@ -145,6 +148,7 @@ def sphereface_r(
     return AngularMargin(m, scale=scale, gradient=gradient, beyond=beyond)
 
 
+@explaining_calls
 def li_arcface(margin: Number = 0.45, scale: Number = 64.0) -> LiArcFace:
     r"""Li-ArcFace: scores that are linear in the angle, with a margin on that of the true class.
 
@@ -169,6 +173,7 @@ def li_arcface(margin: Number = 0.45, scale: Number = 64.0) -> LiArcFace:
     return LiArcFace(radians("margin", margin), scale)
 
 
+@explaining_calls
 def tvmf(kappa: Number = 16.0, scale: Number = _AT_START) -> TVMF:
     r"""t-vMF similarity: a heavy-tailed function of the cosine that is compact around its class.
 
@@ -195,6 +200,7 @@ def tvmf(kappa: Number = 16.0, scale: Number = _AT_START) -> TVMF:
     return TVMF(kappa, scale)
 
 
+@explaining_calls
 def circle(m: Number = 0.25, scale: Number = 256.0) -> Circle:
     r"""Circle loss with class vectors: scores weighed by how far they are from their aims.
 

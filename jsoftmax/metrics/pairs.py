@@ -225,6 +225,8 @@ def _reported(found: Found, totals, bad, shape, with_eer):
         total = jnp.where(bad, jnp.nan, wide.as_float(totals[kind]))
         return share(wide.as_float(accepted[:, kind]), total)
 
+    # Without different pairs nothing says what to accept.
+    bad |= ~jnp.any(different > 0)
     threshold = jnp.where(bad, jnp.nan, wide.from_order_key(found.high))
     k = math.prod(shape)
     tar, far = rate(found.at_high[:k], 0), rate(found.at_high[:k], 1)

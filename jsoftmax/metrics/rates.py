@@ -20,7 +20,9 @@ def exact_rates(far: Any) -> tuple[int, ...]:
     as in 1 / 3.
     """
     if not all(map(is_concrete, jax.tree.leaves(far))):
-        raise TypeError(f"`far`: expected static numbers, got {far}.")
+        raise TypeError(
+            f"`far`: expected static numbers, got {far}. Under jit name it in static_argnames."
+        )
     return tuple(_exact(x) for x in np.ravel(np.asarray(far)))
 
 

@@ -67,6 +67,9 @@ def check_labels(logits: Array, labels: Array, name: str = "labels") -> None:
     else:
         one_hot = labels.ndim == logits.ndim
         use = f"Write {name}.astype(float) for one-hot rows." if one_hot else ""
+        for axis in range(logits.ndim - 1):
+            if labels.shape == logits.shape[:axis] + logits.shape[axis + 1 :]:
+                use = f"If the classes are along axis {axis}, write axis={axis}."
         check_class_numbers(name, labels, examples, use)
 
 

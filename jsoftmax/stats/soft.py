@@ -112,9 +112,8 @@ def _reduce_jvp(with_mean, primals, tangents):
     (rows, first), (d_rows, _) = primals, tangents
     found, total = reduced_with_total(rows._replace(labels=first), with_mean=with_mean)
     out = _soft(rows, found)
-    sums, distance = _tangents(rows, out.centred.top, first, out.centred.target, d_rows)
-    d_total = jnp.sum(d_rows.labels.astype(out.total.dtype), -1)
-    return out, Soft(tangent_of(out.centred, total, sums), distance, d_total)
+    sums, of_labels = _tangents(rows, out.centred.top, first, out.centred.target, d_rows)
+    return out, Soft(tangent_of(out.centred, total, sums), *of_labels)
 
 
 @partial(jax.checkpoint, prevent_cse=False)
@@ -126,10 +125,11 @@ def _tangents(rows, top, first, target, d_rows):
     off = d == -jnp.inf
     elsewhere = _elsewhere(rows.labels, first, d.dtype)[..., None]
     slope = jnp.where(off, 0, jnp.where(is_label(d, first), elsewhere, -q))
-    # Finite, so that it can be multiplied by a dq of 0.
-    far = jnp.where(q == 0, 0, jnp.finfo(d.dtype).max)
+    far = jnp.finfo(d.dtype).max  # finite, so that it can be multiplied by a dq of 0
     distance = jnp.where(off, far, target[..., None] - d)
-    return sums, jnp.sum(slope * dd + dq * distance, -1)
+    # What is no part of the label costs nothing where it is infinitely far away.
+    dq = jnp.where(off & (q == 0), 0, dq)
+    return sums, (jnp.sum(slope * dd + dq * distance, -1), jnp.sum(dq, -1))
 
 
 def _elsewhere(q, first, dtype):

@@ -124,6 +124,23 @@ def test_value_and_gradients(name, divergence):
                 close(got, of_reduction, f"{reduction}, {k}", rtol=1e-5, atol=2e-6)
 
 
+@over_divergences
+@pytest.mark.parametrize("size", [1e3, 1e7, 1e8, 1e30])
+def test_slope_in_the_temperature_of_large_logits(divergence, size):
+    """T² D(z / T) grows as T where D is the distance of two classes, as T² where it is bounded."""
+    student, teacher = (np.array([x], np.float32) for x in ([1.0, 0.0], [0.0, 1.0]))
+    w = np.eye(2, dtype=np.float32)
+
+    def loss(temperature):
+        return js.linear_distillation_loss(
+            size * student, w, size * teacher, w, divergence=divergence, temperature=temperature
+        )
+
+    value, slope = jax.jit(jax.value_and_grad(loss))(np.float32(2))
+    degree = 2 if divergence == "js" else 1
+    assert_allclose(slope, degree * value / 2, rtol=1e-5)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", None])
 def test_the_same_as_on_logits(reduction):
     z, t = (jnp.matmul(x, w.T) for x, w in (STUDENT, TEACHER))

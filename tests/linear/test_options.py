@@ -27,6 +27,16 @@ OPTIONS = {
         "ignore_index": 3,
     },
     "by example, weighted": {"z_loss": jnp.linspace(0.2, 0, N), "class_weight": jnp.arange(C)},
+    "by example, smoothed": {
+        "z_loss": jnp.linspace(0.2, 0, N),
+        "class_weight": jnp.arange(C),
+        "label_smoothing": 0.3,
+    },
+    "smoothed by example": {
+        "z_loss": 0.1,
+        "class_weight": jnp.arange(C),
+        "label_smoothing": jnp.linspace(0, 0.5, N),
+    },
     "everything": {
         "bias": BIAS,
         "softcap": 2.0,
@@ -48,14 +58,14 @@ def on_dense_logits(x, w, labels, options):
     """Return what the options mean, by the functions on logits: reduced, and per example."""
     options = dict(options)
     sample_weight = options.pop("sample_weight", jnp.ones(N)).astype(jnp.float32)
-    class_weight = options.pop("class_weight", jnp.ones(C)).astype(jnp.float32)
+    class_weight = options.get("class_weight", jnp.ones(C)).astype(jnp.float32)
     score = {k: options.pop(k) for k in ("bias", "softcap", "margin") if k in options}
     ignore, reduction = options.get("ignore_index"), options.pop("reduction", "mean")
     losses = js.cross_entropy(js.linear_logits(x, w, labels, **score), labels, **options)
-    weights = sample_weight * class_weight[labels]
-    weights = weights if ignore is None else jnp.where(labels == ignore, 0, weights)
-    total = jnp.sum(losses * weights) / (jnp.sum(weights) if reduction == "mean" else 1)
-    return jnp.stack([total, jnp.sum(losses * weights * FACTORS)])
+    kept = sample_weight if ignore is None else jnp.where(labels == ignore, 0, sample_weight)
+    weights = kept * class_weight[labels]
+    total = jnp.sum(losses * kept) / (jnp.sum(weights) if reduction == "mean" else 1)
+    return jnp.stack([total, jnp.sum(losses * kept * FACTORS)])
 
 
 @pytest.mark.parametrize("name", OPTIONS)

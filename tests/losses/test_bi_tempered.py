@@ -24,6 +24,16 @@ def test_bi_tempered_gradient_and_bound():
     assert_allclose(far, 1 / (1 - t1), rtol=5e-6)
 
 
+def test_slope_where_a_label_is_zero():
+    """It is the limit for small labels: -p^(1 - t1) / (1 - t1) beside what is of the loss alone."""
+    t1, t2 = 0.7, 1.4
+    z = jnp.array([0.0, 1.0, 2.0])
+    bar = jax.jit(jax.grad(lambda q: js.bi_tempered_loss(z, q, t1=t1, t2=t2)))(jnp.eye(3)[0])
+    p = oracles.tempered_softmax(z, t=t2)
+    assert_allclose(bar[1:], -(p[1:] ** (1 - t1)) / (1 - t1), rtol=1e-5)
+    assert_allclose(bar[0], (1 - p[0] ** (1 - t1)) / (1 - t1), rtol=1e-5)
+
+
 def test_bi_tempered_at_one_is_cross_entropy():
     logits, labels = hard_logits(10), labels_for(10)
     one = jnp.ones(())

@@ -119,6 +119,47 @@ def test_the_table_for_distributions():
         assert_array_equal(np.isnan(bar[4:]).all(-1), nan, err_msg=name)
 
 
+WITH_SOFT_LABELS = {name: function for name, (function, _) in DIVERGENCES.items()}
+WITH_SOFT_LABELS |= {
+    "cross_entropy": js.cross_entropy,
+    "smoothed": partial(js.cross_entropy, label_smoothing=0.1),
+    "focal": js.focal_loss,
+    "bi_tempered": partial(js.bi_tempered_loss, t1=0.7, t2=1.4),
+    "bi_tempered at 1": partial(js.bi_tempered_loss, t1=1.0, t2=1.0),
+    "entmax at 1": partial(js.entmax_loss, alpha=1.0),
+    "entmax": partial(js.entmax_loss, alpha=1.3),
+    "brier_loss": js.brier_loss,
+}
+
+
+@pytest.mark.parametrize("name", WITH_SOFT_LABELS)
+def test_probabilities_below_the_normal_numbers(name):
+    """As constants XLA keeps them, as arguments it counts them as 0."""
+    z = np.array([[9.7, -35.0, -80.0, -84.0, 30.0, 59.0]], np.float32)
+    q = np.array([[2.5e-22, 9e-42, 0, 0, 2e-13, 1]], np.float32)
+    loss = WITH_SOFT_LABELS[name]
+
+    def run(z, q):
+        return jax.value_and_grad(lambda z, q: loss(z, q).sum(), (0, 1))(z, q)
+
+    constant = jax.jit(lambda z: run(z, jnp.asarray(q)))(z)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(constant))
+    (value, (of_z, _)), (again, (of_z_again, _)) = constant, jax.jit(run)(z, q)
+    assert_allclose(value, again, rtol=1e-5, atol=1e-12)
+    assert_allclose(of_z, of_z_again, rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "smoothed", "kl", "focal"])
+def test_a_label_of_zero_where_a_class_is_at_minus_infinity(name):
+    z, q = jnp.array([0.0, 1.0, -jnp.inf]), jnp.array([0.5, 0.5, 0.0])
+    loss = partial(
+        WITH_SOFT_LABELS[name], z, **({"where": z > -jnp.inf} if name == "smoothed" else {})
+    )
+    *_, bar = jax.jit(jax.grad(loss))(q)
+    assert bar == 0
+    assert jax.jvp(loss, (q,), (jnp.eye(3)[2],))[1] == 0
+
+
 def test_a_class_that_only_the_student_has():
     student, teacher = np.zeros(3, np.float32), np.array([-np.inf, 0, 1], np.float32)
     out, bar = jax.jit(partial(pulled_back, js.distillation_loss))(student, teacher)

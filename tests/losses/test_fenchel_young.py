@@ -14,7 +14,7 @@ import jsoftmax as js
 pytestmark = pytest.mark.one_in(4)
 
 
-@pytest.mark.parametrize("alpha", [1.3, 1.5, 2.0])
+@pytest.mark.parametrize("alpha", [1.3, 1.5, 2.0, 2.2, 3.0])
 def test_zero_exactly_from_the_margin_on(alpha):
     margin = 1 / (alpha - 1)
     lead = jnp.array([margin * 0.75, margin * 1.001, 4.0 * margin, 1e6])

@@ -33,6 +33,9 @@ NEEDED = {
 }
 
 
+MODULES_OF_MARGINS = ("jsoftmax.margins.", "jsoftmax.losses.of_cosines")
+
+
 @contextlib.contextmanager
 def says(*words):
     """Expect an error with these words."""
@@ -100,11 +103,46 @@ def test_labels(name):
     with says("`labels`: "):
         loss(Y, Z)
 
+    with says("`labels`: ", "If the classes are along axis 0, write axis=0."):
+        loss(Z.T, Y)
+
 
 @over(ON_LOGITS)
 def test_arguments_that_there_are_not(name):
-    with says(f"'weight'. It is {name}(logits, labels, "):
+    options = arguments_of(name)
+    of_classes = ["Weights of classes are `class_weight`"] if "class_weight" in options else []
+    with says(f"'weight'. It is {name}(logits, labels, ", *of_classes):
         ON_LOGITS[name](Z, Y, weight=jnp.ones(10))
+    of_examples = ["A mask of examples is `sample_weight`"] if "sample_weight" in options else []
+    with says(f"'mask'. It is {name}(logits, labels, ", *of_examples):
+        ON_LOGITS[name](Z, Y, mask=jnp.ones(4))
+    if "where" in options:
+        with says("`where`: ", "of examples: `sample_weight`"):
+            ON_LOGITS[name](Z, Y, where=Y > 0)
+
+
+def test_options_of_the_loss():
+    for head in (js.linear_loss, sharded):
+        with says("'label_smoothing'", "loss=functools.partial(js.nll, label_smoothing=...)"):
+            head(X, W, Y, label_smoothing=0.1)
+
+
+@over([name for name, x in FUNCTIONS.items() if x.__module__.startswith(MODULES_OF_MARGINS)])
+def test_numbers_of_margins_that_there_are_not(name):
+    with says(f"'units'. It is {name}("):
+        FUNCTIONS[name](units="degrees")
+
+
+def test_static_options_under_jit():
+    with says("`k`: expected an integer", "name it in static_argnames"):
+        jax.jit(js.top_k_accuracy)(Z, Y, k=2)
+    with says("`far`: expected static numbers", "name it in static_argnames"):
+        jax.jit(js.verification_rates)(X, Y, far=0.1)
+
+
+def test_labels_of_features_that_were_flattened():
+    with says("`labels`: ", "Write labels.reshape((4,))"):
+        js.linear_cross_entropy(X, W, Y.reshape(2, 2))
 
 
 HEADS = {k: f for k, f in taking("features", "weight", "labels").items() if k != "nearest_center"}
@@ -165,8 +203,9 @@ MARGINS = {
     js.arcface: "got arcface. Call it: margin=arcface()",
     js.AngularMargin: "got AngularMargin. Call it: margin=AngularMargin()",
     js.uniface(): "got MarginAndLoss. Write head.loss for the loss, and margin=head.margin",
-    0.5: "got float. A margin of your own is a dataclass",
-    "arcface": "got str. A margin of your own",
+    0.5: "got float. Write margin=js.arcface(), and its numbers in that call",
+    "arcface": "got str. Write margin=js.arcface()",
+    (0.5, 64.0): "got tuple. A margin of your own is a dataclass",
 }
 
 
@@ -187,7 +226,8 @@ LOSSES = {
     js.focal_loss: "got focal_loss(logits, labels, ",
     js.cross_entropy: "It is one of logits and labels: write js.nll.",
     optax.softmax_cross_entropy: "missing a required argument: 'labels'",
-    "focal": "got str. A loss is handed over, not called",
+    "focal": "got str. Write loss=js.focal",
+    0.5: "got float. A loss is handed over, not called",
     js.arcface(): "got a margin. Write margin=arcface(margin=0.5, scale=64.0)",
     js.uniface(): "got MarginAndLoss. Write head.loss, and margin=head.margin",
     lambda stats, advantage: advantage * stats.prob: "What it needs besides goes to `loss_args`",
@@ -288,6 +328,8 @@ def test_numbers_that_are_none(name):
     given = {"softmax": (Z,), "cross_entropy": (Z, Y)}.get(name, (Z, Z))
     with says("`temperature`: expected a number, got NoneType"):
         FUNCTIONS[name](*given, temperature=None)
+    with says("`temperature`: expected a number, got dtype complex64"):
+        FUNCTIONS[name](*given, temperature=1j)
 
 
 def test_axes_that_are_none_or_equal():
@@ -301,8 +343,6 @@ def test_numbers_by_example_of_a_linear_head():
     smoothed = partial(js.linear_cross_entropy, X, W, Y)
     with says("`label_smoothing`: one number, or one for every example: expected shape"):
         smoothed(label_smoothing=np.zeros(len(Y) + 1))
-    with says("`label_smoothing`: expected one number with class weights", "linear_logits"):
-        smoothed(label_smoothing=np.zeros(len(Y)), class_weight=np.ones(len(W)))
     with says("`gamma`: one number", "goes through `loss_args`"):
         js.linear_loss(X, W, Y, partial(js.focal, gamma=np.zeros(len(Y))))
 

@@ -75,6 +75,21 @@ def test_types_on_an_explicit_mesh(sharded, context, part):
         each(check, CALLS[part::PARTS])
 
 
+@pytest.mark.one_in(4 * PARTS)
+@over_parts
+def test_outside_of_jit_after_a_call_with_a_mesh_in_use(part):
+    """What JAX keeps of the first call may be of the mesh in use."""
+    mesh = mesh_of("Explicit")
+
+    def check(call):
+        arrays = arrays_of(call, placed(mesh, "n"))
+        with jax.set_mesh(mesh):
+            jax.eval_shape(partial(evaluate, call), arrays)
+        call.function(*arrays, **call.options)
+
+    each(check, FILES[part::PARTS])
+
+
 def focal_of(x, w, y, gamma):
     return js.linear_loss(x, w, y, partial(js.focal, gamma=gamma))
 

@@ -192,7 +192,7 @@ def test_one_kind_alone():
     assert whole(alone.same_pairs) == 0
     assert_allclose(alone.far[-1], 1)
     together = rates_of(X, np.zeros(N, int))
-    assert np.isnan(np.append(together.far, together.eer)).all()
+    assert np.isnan([*together.far, *together.tar, *together.threshold, together.eer]).all()
     checked = js.checks.checked(jax.jit(partial(js.verification_rates, far=0.1)))
     with pytest.raises(Exception, match="same class"):
         checked(X[:40], np.arange(40))

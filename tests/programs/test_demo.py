@@ -73,9 +73,9 @@ def result_of(title, *tars):
 @pytest.mark.parametrize(
     ("of_a", "of_b", "said"),
     [
-        ((50, 52), (60, 61), "b accepts 60% of the same pairs, a 51%"),
-        ((50, 62), (60, 61), "b accepts 60% of the same pairs, a 56%, but not with every seed"),
-        ((50,), (40,), "no head accepts more same pairs than a: 50%"),
+        ((50, 52), (60, 61), "b accepts 60% of the genuine pairs, a 51%"),
+        ((50, 62), (60, 61), "b accepts 60% of the genuine pairs, a 56%, but not with every seed"),
+        ((50,), (40,), "no head accepts more genuine pairs than a: 50%"),
     ],
 )
 def test_what_was_found_depends_on_the_numbers(of_a, of_b, said):
