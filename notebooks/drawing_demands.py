@@ -31,7 +31,7 @@ def _verdict(margin, weight, points, yes_or_no):
 
 def demands(margins):
     """Draw where in the plane each of two classes wins although it is handicapped."""
-    side = np.linspace(-1.02, 1.02, 161)
+    side = np.linspace(-1.02, 1.02, 160)  # without 0, where the two are equal
     plane = np.stack(np.meshgrid(side, side), -1).astype(np.float32)
     rows = -(-len(margins) // 5)
     figure, axes = plt.subplots(rows, 5, figsize=(10, 2.1 * rows))

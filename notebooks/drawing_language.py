@@ -40,7 +40,7 @@ def zipf(counts):
 
 def memory(sizes, megabytes):
     """Draw the temporary memory of each head over the size of the vocabulary."""
-    colours = {"held": BROWN, "held_by_optax": RED, "fused": BLUE}
+    colours = {"held": BROWN, "held, by optax": RED, "fused": BLUE}
     figure, axis = plt.subplots(figsize=(8.4, 3.4))
     for name, values in megabytes.items():
         axis.plot(sizes, values, "o-", color=colours[name], markersize=4)

@@ -2,7 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
-from drawing_style import BLUE, DASHED, GREEN, GREY, ORANGE, PALE, RED, label_ends, show
+from drawing_style import BLUE, DASHED, GREEN, GREY, ORANGE, PALE, RED, show
 from matplotlib.colors import LogNorm
 
 
@@ -122,17 +122,15 @@ def costs_of_mistakes(prices, costs):
     """Draw the mean cost of an image over the price of a mistake; shaded: all seeds."""
     colours = {"softmax": GREY, "range-limited": BLUE, "Gaussian": RED, "softmax, fitted T": GREEN}
     figure, axis = plt.subplots(figsize=(8.6, 3.6))
-    ends = {}
     for name, cost in costs.items():
         cost = np.asarray(cost)
-        axis.plot(prices, cost.mean(-1), "o-", color=colours[name], markersize=4)
+        axis.plot(prices, cost.mean(-1), "o-", color=colours[name], markersize=4, label=name)
         axis.fill_between(prices, cost.min(-1), cost.max(-1), color=colours[name], alpha=0.2, lw=0)
-        ends[name] = cost[-1].mean(), colours[name]
     axis.set(xscale="log", yscale="log", xlabel="price of a mistake (asking costs 1)")
     axis.set(title="Mean cost of an image", xlim=(prices[0], prices[-1]))
     axis.set_yticks([0.3, 0.5, 1, 2, 4], ["0.3", "0.5", "1", "2", "4"])
     axis.minorticks_off()
-    label_ends(axis, ends, prices[-1] * 1.15, gap=0.09)
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
     show(
         figure,
         "Mean cost of an image over the price of a mistake. Softmax rises above 1 where mistakes "

@@ -119,7 +119,7 @@ def planes(features, labels):
             at = 1.2 * mean / np.linalg.norm(mean)
             axis.text(*at, digit, color=DIGITS[digit], weight="bold", ha="center", va="center")
         axis.set(xlim=(-1.35, 1.35), ylim=(-1.35, 1.35), aspect="equal")
-        axis.set_title(name, loc="center")
+        axis.set_title(name, loc="center", y=0.93)
         axis.set_axis_off()
     show(figure, "Features of six digits in a plane, for three heads: each digit is a ray from 0.")
 
@@ -138,7 +138,7 @@ def past_pi(rules, paths):
         axis.plot(np.asarray(path).T, color=inks[name], linewidth=0.6, alpha=0.8)
         home = np.mean(np.asarray(path)[:, -1] < 45)
         axis.set(ylim=(0, 180), yticks=(0, 90, 180), xlim=(0, path.shape[1]))
-        axis.set_title(f"{name}: {home:.0%} home", color=inks[name], fontsize=10)
+        axis.set_title(f"{name}: {home:.0%} arrive", color=inks[name], fontsize=10)
     for axis in axes[1]:
         axis.set_xlabel("step")
     show(

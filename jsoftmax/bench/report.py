@@ -66,7 +66,9 @@ def machine() -> str:
 def table(comparison: Comparison) -> Table:
     """Return the outcomes as a table; the best time and memory, the floor aside, are in bold."""
     problem, outcomes = comparison
-    of = "gradients, largest over largest" if problem.backward else "loss, relative"
+    of = (
+        "gradients, the largest over the largest gradient" if problem.backward else "loss, relative"
+    )
     with_error = any(outcome.error is not None for outcome in outcomes.values())
     about_error = (
         f"\nerror: of the {of}, against float64"
@@ -76,12 +78,12 @@ def table(comparison: Comparison) -> Table:
     rows = Table(
         title=in_words(problem),
         caption="ms: the median; min – max: of all rounds."
-        f"\n× floor: the median divided by that of {FLOOR}."
+        f"\n× products: the median divided by that of {FLOOR}."
         f"\nmemory: temporary, beside arguments and results.{about_error}",
         caption_justify="left",
     )
     rows.add_column("", no_wrap=True)
-    for name in ("ms", "min – max", "× floor", "memory", *["error"] * with_error):
+    for name in ("ms", "min – max", "× products", "memory", *["error"] * with_error):
         rows.add_column(name, justify="right", no_wrap=name != "min – max")
     others = [outcome for name, outcome in outcomes.items() if name != FLOOR and outcome.times]
     fastest = min((statistics.median(o.times) for o in others), default=None)

@@ -116,7 +116,8 @@ def static_count(name: str, value: Any, least: int) -> int:
     except TypeError:
         count = None
     if count is None or count < least:
-        use = "" if is_concrete(value) else " Under jit it is static: name it in static_argnames."
+        traced = isinstance(value, jax.core.Tracer)
+        use = " Under jit it is static: name it in static_argnames." if traced else ""
         raise ValueError(f"`{name}`: expected an integer of at least {least}, got {value!r}.{use}")
     return count
 

@@ -137,8 +137,8 @@ def table(results: Sequence[Result]) -> Table:
         },
     }
     rows = Table(
-        caption="accuracy: on other images of the letters trained on; TAR: true accept rate at a\n"
-        "false one, and EER: the rate at which errors are equal, of all pairs of other letters"
+        caption="accuracy: on held-out images of the letters trained on; TAR at the given FAR\n"
+        "and EER: over all pairs of images of the unseen letters"
     )
     rows.add_column("head", no_wrap=True)
     cells = []

@@ -66,7 +66,7 @@ def cross_entropy(
         is left out whatever its logits, NaN included.
       reduction: None for one value per example; "sum"; or "mean", which divides by the sum of the
         weights that count: `sample_weight`, times `class_weight[label]` if labels are integers, and
-        0 where ignored. Without weight it is 0.
+        0 where ignored. It is 0 if they sum to 0.
       temperature: T > 0, a scalar or by example.
 
     A number that goes by example, here and in the other losses, is an array in the shape of the

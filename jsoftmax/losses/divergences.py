@@ -176,7 +176,7 @@ def distillation_loss(
       axis: the class axis.
       where: booleans that broadcast against the logits; False masks a class in both.
       sample_weight: `[...]`, a factor on each example's loss; booleans are a mask. One of weight 0
-        is left out whatever its logits.
+        is left out whatever its logits, such as padding: `sample_weight=labels != padding`.
       reduction: None for one value per example; "sum"; or "mean", which divides by the sum of the
         weights, and is 0 without any.
       temperature: T > 0, a scalar or by example; may be traced. The factor T² keeps the gradients

@@ -30,7 +30,7 @@ from jsoftmax.stats.logit_stats import LogitStats
 
 
 class MarginAndLoss(NamedTuple):
-    r"""What two options of a linear function are, which belong together.
+    r"""A margin and the loss that belongs to it, two options of a linear function.
 
     $$\ell(\mathrm{stats}(z)), \qquad z = s\,f(\cos\theta) + b$$
 

@@ -48,7 +48,8 @@ def focal_loss(
         is left out whatever its logits.
       reduction: None for one value per example; "sum"; or "mean", which divides by the sum of the
         weights that count, and is 0 without any.
-      gamma: γ >= 0; the larger, the less easy examples count. 0 is cross-entropy.
+      gamma: γ >= 0; the larger, the less easy examples count. 0 is cross-entropy. The α of the
+        paper, a factor by class, is `sample_weight=alpha[labels]`.
 
     Returns:
       `[...]`, float32 or wider; +inf if the label's class is masked, NaN if

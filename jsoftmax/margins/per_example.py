@@ -16,7 +16,7 @@ from jsoftmax.margins.record import record
 
 @record
 class PerExample:
-    r"""A number of a margin by example; an array alone is a number by class.
+    r"""Numbers of a margin by example; an array alone has one for every class.
 
     $$z_{iy_i} = s_i\,\varphi(\theta_{iy_i};\; m_i), \qquad z_{ij} = s_i \cos\theta_{ij}$$
 

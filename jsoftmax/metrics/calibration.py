@@ -154,7 +154,7 @@ def adaptive_calibration_error(
 
     for B bins over the examples in order of confidence, each with exactly 1/B of the weight. Only
     the bins differ from `expected_calibration_error`: where most confidences are near 1, bins of
-    equal width put nearly all examples into one, and these do not.
+    equal width put nearly all examples into one.
 
     Args:
       logits: `[..., classes]`, any real dtype.

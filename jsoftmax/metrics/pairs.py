@@ -34,7 +34,9 @@ class VerificationRates(NamedTuple):
     $$\mathrm{far} = \frac{\mathrm{false\;accepts}}{\mathrm{different\;pairs}}, \qquad
     \mathrm{tar} = \frac{\mathrm{true\;accepts}}{\mathrm{same\;pairs}}$$
 
-    Numbers of pairs are exact, and pass 2^32: two uint32, of which the first counts 2^32.
+    Numbers of pairs are exact, and pass 2^32: two uint32, of which the first counts 2^32, as a
+    Python integer `int(high) << 32 | int(low)`. Without different pairs, thresholds and rates are
+    NaN; without same pairs, `tar` and the equal error rate are.
 
     Args:
       threshold: for each far that was asked for, the lowest at which no more is accepted: a score

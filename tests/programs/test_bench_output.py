@@ -48,7 +48,7 @@ def test_interrupted_it_keeps_what_was_measured(monkeypatch, capsys, tmp_path):
     lines = [line.split(":")[0] for line in printed.splitlines()]
     assert [line for line in lines if line == "jsoftmax"] == ["jsoftmax"] * 2  # ready, first round
     assert "round 1 of 9 is done; about " in printed
-    assert printed.index("× floor") > printed.index("round 1 of 9")
+    assert printed.index("× products") > printed.index("round 1 of 9")
     assert "Interrupted: this is what was measured." in printed
 
 
