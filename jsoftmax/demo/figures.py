@@ -60,7 +60,7 @@ def scores(results: Sequence[Result], path: Path) -> Path:
             axis.text(1.01, 0.35, f"{spread(result.tar)} %", transform=axis.transAxes)
             axis.set(yticks=[], xlim=(-0.8, 1))
         axes[0, 0].set_ylim(0, None)  # of all rows
-        axes[0, 0].text(1.01, 0.7, "genuine pairs\naccepted", transform=axes[0, 0].transAxes)
+        axes[0, 0].text(1.01, 0.7, "genuine pairs\naccepted ± s.d.", transform=axes[0, 0].transAxes)
         axes[-1, 0].set_xlabel("cosine of a pair of images of unseen letters")
         handles = axes[0, 0].get_legend_handles_labels()
         axes[0, 0].figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False)

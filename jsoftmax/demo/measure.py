@@ -122,8 +122,8 @@ def finding(results: Sequence[Result]) -> str:
 def finding_in_plane(planes: Sequence[Plane]) -> str:
     """Say which head keeps the features of a letter closest together."""
     first, best = planes[0], min(planes, key=lambda found: found.within)
-    found = f"Mean angle to the mean of the letter: {best.title} {best.within:.1f}°"
-    return found if best is first else f"{found}, {first.title} {first.within:.1f}°"
+    found = f"Mean angle to the mean of a letter: {best.within:.1f}° with {best.title}"
+    return found if best is first else f"{found}, {first.within:.1f}° with {first.title}"
 
 
 def table(results: Sequence[Result]) -> Table:
