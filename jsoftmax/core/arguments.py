@@ -15,7 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jsoftmax.core.collectives import NO_CLASS
-from jsoftmax.core.dtypes import unnarrowed
+from jsoftmax.core.dtypes import cast_like, unnarrowed
 
 Axis = int | tuple[int, ...]
 
@@ -45,6 +45,14 @@ def as_given(name: str, x: Any) -> Any:
     if _is_key(given):
         raise TypeError(f"`{name}`: expected numbers, got a key. It is the first argument.")
     return given
+
+
+def as_given_like(name: str, x: Any, like: Array) -> Array:
+    """Return an array of real numbers in the dtype of another."""
+    given = as_given(name, x)
+    if jnp.issubdtype(given.dtype, jnp.complexfloating):
+        raise TypeError(f"`{name}`: expected real numbers, got dtype {given.dtype}.")
+    return cast_like(given, like)
 
 
 def check_key(key: Any) -> None:
@@ -94,7 +102,7 @@ def labels_and_ignored(
     labels = _as_indices(given)
     if ignore_index is None or is_distribution(labels):
         return labels, None
-    index = unnarrowed(ignore_index)
+    index = as_given("ignore_index", ignore_index)
     if not jnp.issubdtype(index.dtype, jnp.integer) or index.ndim:
         raise TypeError(
             f"`ignore_index`: expected one integer, got shape {index.shape} of dtype "

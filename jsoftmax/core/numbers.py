@@ -21,16 +21,17 @@ from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 
 def number(value: Any, name: str = "") -> Any:
     """Return a Python number as it is, and anything else as an array of numpy or JAX."""
-    if isinstance(value, (int, float, np.generic, np.ndarray, Array)):
+    if isinstance(value, (int, float)):
         return value
     if isinstance(value, (list, tuple)) and all(isinstance(x, (int, float)) for x in value):
         return np.asarray(value)  # which JAX would narrow
     what = f"`{name}`: expected a number" if name else "expected a number"
-    try:
-        value = jnp.asarray(value)
-    except (TypeError, ValueError) as wrong:
-        raise TypeError(f"{what}, got {type(value).__name__}.") from wrong
-    if jnp.iscomplexobj(value):
+    if not isinstance(value, (np.generic, np.ndarray, Array)):
+        try:
+            value = jnp.asarray(value)
+        except (TypeError, ValueError) as wrong:
+            raise TypeError(f"{what}, got {type(value).__name__}.") from wrong
+    if jnp.issubdtype(value.dtype, jnp.complexfloating):
         raise TypeError(f"{what}, got dtype {value.dtype}.")
     return value
 

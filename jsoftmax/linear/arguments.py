@@ -21,6 +21,7 @@ from jsoftmax.blockwise.scores import (
 )
 from jsoftmax.blockwise.types import Examples, Head, Plan
 from jsoftmax.core.arguments import (
+    as_given_like,
     as_logits,
     check_shape,
     is_known,
@@ -74,7 +75,7 @@ def checked_head(
         raise AssertionError(f"`{whose}weight`: expected at least one class, got {weight.shape}.")
     wide = jnp.zeros((), sum_dtype(features, weight))
     if bias is not None:
-        bias = cast_like(bias, wide)
+        bias = as_given_like(f"{whose}bias", bias, wide)
         check_shape(f"{whose}bias", bias, classes, "a number for every class")
     if softcap is not None:
         name = f"{whose}softcap"

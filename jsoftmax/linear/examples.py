@@ -14,7 +14,12 @@ from jax.typing import ArrayLike
 
 from jsoftmax.blockwise.types import Examples, Head, Numbers
 from jsoftmax.checks import check_values
-from jsoftmax.core.arguments import as_given, check_integers, check_shape, labels_and_ignored
+from jsoftmax.core.arguments import (
+    as_given_like,
+    check_integers,
+    check_shape,
+    labels_and_ignored,
+)
 from jsoftmax.core.collectives import check_bound_axis, gather_per_class, num_global
 from jsoftmax.core.dtypes import sum_dtype
 from jsoftmax.core.masking import as_rows
@@ -128,14 +133,14 @@ def weigh(
         return _neutral(examples, weights == 0), head, weights, weights
     num_local = head.weight.shape[0]
     if sample_weight is not None:
-        sample_weight = jnp.asarray(sample_weight)
+        sample_weight = as_given_like("sample_weight", sample_weight, weights)
         check_shape("sample_weight", sample_weight, shape, "a weight for every example")
-        weights = sample_weight = sample_weight.reshape(-1).astype(dtype)
+        weights = sample_weight = sample_weight.reshape(-1)
     counts = weights = jnp.where(ignored, 0, weights)
     left_out = weights == 0
     of_labels = None
     if class_weight is not None:
-        class_weight = jnp.asarray(as_given("class_weight", class_weight)).astype(dtype)
+        class_weight = as_given_like("class_weight", class_weight, weights)
         check_shape("class_weight", class_weight, (num_local,), "a weight for every class")
         of_labels = gather_per_class(class_weight, labels, class_axis)
         counts = weights * of_labels if probs is None else weights

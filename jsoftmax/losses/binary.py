@@ -4,7 +4,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import as_logits, check_broadcasts, check_no_tuple, check_shape
+from jsoftmax.core.arguments import (
+    as_given_like,
+    as_logits,
+    check_broadcasts,
+    check_no_tuple,
+    check_shape,
+)
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.meshes import like, on_any_mesh
 from jsoftmax.core.numerics import multiply_no_nan, softplus, unforeseen
@@ -52,7 +58,7 @@ def binary_cross_entropy(
         y = cast_like(labels, z)
         y = jnp.where((y == 0) | (y == 1), y, jnp.nan)
     (z, y), weights = weighed(sample_weight, z, y, axis=())
-    w = jnp.ones((), z.dtype) if pos_weight is None else cast_like(pos_weight, z)
+    w = jnp.ones((), z.dtype) if pos_weight is None else as_given_like("pos_weight", pos_weight, z)
     check_broadcasts("pos_weight", w, z.shape, "a weight that broadcasts against the logits")
     losses = multiply_no_nan(w * y, softplus(-z)) + multiply_no_nan(1 - y, softplus(z))
     return reduce_losses(losses, weights, reduction)

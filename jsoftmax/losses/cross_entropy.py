@@ -6,7 +6,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import as_given, check_shape, is_distribution, with_rank_of
+from jsoftmax.core.arguments import (
+    as_given,
+    as_given_like,
+    check_shape,
+    is_distribution,
+    with_rank_of,
+)
 from jsoftmax.core.collectives import gather_per_class
 from jsoftmax.core.dtypes import cast_like, to_compute_dtype
 from jsoftmax.core.meshes import on_any_mesh, without_classes
@@ -99,7 +105,8 @@ def cross_entropy(
     options = {"label_smoothing": label_smoothing, "z_loss": z_loss, "axis": axis}
     if class_weight is None or at_label is not None:
         return inputs.reduced(cross_entropies(inputs, by_example, **options), reduction)
-    weights = cast_like(class_weight, to_compute_dtype(inputs.logits))
+    wide = to_compute_dtype(inputs.logits)
+    weights = as_given_like("class_weight", class_weight, wide)
     check_shape("class_weight", weights, inputs.logits.shape[-1:], "a weight for every class")
     losses = cross_entropies(inputs, by_example, class_weight=weights, **options)
     counts = gather_per_class(weights, inputs.labels, None) if one_class else None

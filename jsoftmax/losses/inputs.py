@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jsoftmax.checks import check_values
 from jsoftmax.core.arguments import (
-    as_given,
+    as_given_like,
     as_logits,
     check_shape,
     is_distribution,
@@ -148,7 +148,7 @@ def loss_inputs(
     wide = to_compute_dtype(logits)
     weights = given_weights = example_weights(sample_weight, examples, wide)
     if class_weight is not None:
-        of_label = cast_like(as_given("class_weight", class_weight), wide)
+        of_label = as_given_like("class_weight", class_weight, wide)
         check_shape("class_weight", of_label, logits.shape[-1:], "a weight for every class")
         of_label = gather_per_class(of_label, labels, None)
         weights = of_label if weights is None else weights * of_label

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jsoftmax.core.arguments import check_shape
-from jsoftmax.core.dtypes import cast_like, to_compute_dtype
+from jsoftmax.core.arguments import as_given_like, check_shape
+from jsoftmax.core.dtypes import to_compute_dtype
 from jsoftmax.core.meshes import on_any_mesh, same_everywhere
 from jsoftmax.core.numerics import multiply_no_nan, per
 
@@ -55,7 +55,7 @@ def weighted_mean(
     if sample_weight is None:
         weight = jnp.ones_like(losses)
     else:
-        weight = cast_like(sample_weight, losses)
+        weight = as_given_like("sample_weight", sample_weight, losses)
         check_shape("sample_weight", weight, losses.shape, "a weight for every loss")
     losses = jnp.where((weight == 0) & jnp.isnan(losses), 0, losses)
     total, count = jnp.sum(multiply_no_nan(weight, losses)), jnp.sum(weight)
@@ -76,7 +76,7 @@ def example_weights(
     """Return a weight for each example in the dtype of the losses, checked; None if not given."""
     if sample_weight is None:
         return None
-    weights = cast_like(sample_weight, like)
+    weights = as_given_like("sample_weight", sample_weight, like)
     check_shape("sample_weight", weights, examples, "a weight for every example")
     return weights
 

@@ -6,13 +6,14 @@ from jax.typing import ArrayLike
 
 from jsoftmax.checks import check_logits
 from jsoftmax.core.arguments import (
+    as_given_like,
     as_logits,
     check_integers,
     check_shape,
     labels_and_ignored,
     normalize_axis,
 )
-from jsoftmax.core.dtypes import at_least_16_bits, cast_like, to_compute_dtype
+from jsoftmax.core.dtypes import at_least_16_bits, to_compute_dtype
 from jsoftmax.core.masking import mask_classes
 from jsoftmax.core.numerics import unforeseen
 from jsoftmax.stats.labels import check_labels
@@ -41,7 +42,7 @@ def metric_inputs(
     logits = mask_classes(logits, where)
     weight = jnp.ones(labels.shape, to_compute_dtype(logits).dtype)
     if sample_weight is not None:
-        weight = cast_like(sample_weight, weight)
+        weight = as_given_like("sample_weight", sample_weight, weight)
         check_shape("sample_weight", weight, labels.shape, "a weight for every example")
     if ignored is not None:
         weight = jnp.where(ignored, 0, weight)

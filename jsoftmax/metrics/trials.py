@@ -11,7 +11,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jsoftmax.checks import check_both_kinds, check_kinds
-from jsoftmax.core.arguments import as_logits, check_no_tuple, check_shape, is_known
+from jsoftmax.core.arguments import as_given_like, as_logits, check_no_tuple, check_shape, is_known
 from jsoftmax.core.dtypes import at_least_16_bits, cast_like, to_compute_dtype, unnarrowed
 from jsoftmax.core.numerics import share
 
@@ -48,7 +48,7 @@ def checked_weight(sample_weight: ArrayLike | None, like: Array) -> Array:
     """Return weights `[n]`, which are the integer 1 if none are given."""
     if sample_weight is None:
         return jnp.ones(like.size, jnp.int32)
-    weight = cast_like(sample_weight, like)
+    weight = as_given_like("sample_weight", sample_weight, like)
     check_shape("sample_weight", weight, like.shape, "a weight for every score")
     return weight.reshape(-1)
 

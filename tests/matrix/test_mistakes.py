@@ -65,6 +65,9 @@ def with_option(option):
     known |= {f"{whose}_features": X for whose in ("student", "teacher")}
     known |= {f"{whose}_weight": W for whose in ("student", "teacher")}
     known |= {"class_counts": jnp.ones(10), "margin": js.curricularface()}
+    known |= dict.fromkeys(("losses", "scores", "confidence"), Z[:, 0])
+    known |= dict.fromkeys(("same", "known", "correct"), Y > 1)
+    known |= {"targets": ONE_HOT, "folds": Y, "n": 3}
 
     def of(name):
         parameters = inspect.signature(FUNCTIONS[name]).parameters.values()
@@ -330,6 +333,16 @@ def test_numbers_that_are_none(name):
         FUNCTIONS[name](*given, temperature=None)
     with says("`temperature`: expected a number, got dtype complex64"):
         FUNCTIONS[name](*given, temperature=1j)
+
+
+OF_ARRAYS = ("sample_weight", "class_weight", "bias", "temperature", "pos_weight")
+WITH_ARRAYS = {(option, name): x for option in OF_ARRAYS for name, x in with_option(option).items()}
+
+
+@pytest.mark.parametrize(("option", "name"), WITH_ARRAYS)
+def test_complex_numbers(option, name):
+    with says(f"`{option}`: expected ", " number", "got dtype complex64"):
+        WITH_ARRAYS[option, name](**{option: np.ones(4, np.complex64)})
 
 
 def test_axes_that_are_none_or_equal():
