@@ -129,6 +129,13 @@ WITH_SOFT_LABELS |= {
     "entmax at 1": partial(js.entmax_loss, alpha=1.0),
     "entmax": partial(js.entmax_loss, alpha=1.3),
     "brier_loss": js.brier_loss,
+    "poly": js.poly_loss,
+    "gce": js.generalized_cross_entropy,
+    "mae": js.mae_loss,
+    "sce": js.symmetric_cross_entropy,
+    "penalty": js.confidence_penalty_loss,
+    "sparsemax": js.sparsemax_loss,
+    "entmax15": js.entmax15_loss,
 }
 
 
@@ -149,12 +156,12 @@ def test_probabilities_below_the_normal_numbers(name):
     assert_allclose(of_z, of_z_again, rtol=1e-5, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "smoothed", "kl", "focal"])
+@pytest.mark.parametrize("name", ["cross_entropy", "smoothed", "kl", "focal", "poly", "penalty"])
 def test_a_label_of_zero_where_a_class_is_at_minus_infinity(name):
     z, q = jnp.array([0.0, 1.0, -jnp.inf]), jnp.array([0.5, 0.5, 0.0])
-    loss = partial(
-        WITH_SOFT_LABELS[name], z, **({"where": z > -jnp.inf} if name == "smoothed" else {})
-    )
+    # Smoothed, an unmasked logit of -inf costs infinitely much.
+    options = {"where": z > -jnp.inf} if name == "smoothed" else {}
+    loss = partial(WITH_SOFT_LABELS[name], z, **options)
     *_, bar = jax.jit(jax.grad(loss))(q)
     assert bar == 0
     assert jax.jvp(loss, (q,), (jnp.eye(3)[2],))[1] == 0
